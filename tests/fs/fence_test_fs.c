@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A filesystem that asks for fencing as scoutfs does, driven by test scripts.
+ *
+ *     mount -t fence_test [-o rid=HEX,nosetup,fail] none /mnt/a
+ *
+ * Each mount is a superblock of its own, and in its root is one file, "call".
+ * Opened, written to once and read, it calls one function of fence.h for this
+ * superblock and answers with what came back:
+ *
+ *     $ exec 3<>/mnt/a/call; echo 'start aa 10.0.0.7 0' >&3; cat <&3
+ *     0
+ *
+ * The write lasts as long as the call does.  The commands are in the table
+ * fence_test_commands.  Words may be put before a command: "null" passes a
+ * null superblock, "atomic" makes the call with a spinlock held.
+ */
+
+#include <linux/completion.h>
+#include <linux/fs.h>
+#include <linux/fs_context.h>
+#include <linux/fs_parser.h>
+#include <linux/inet.h>
+#include <linux/jiffies.h>
+#include <linux/kdev_t.h>
+#include <linux/kobject.h>
+#include <linux/kstrtox.h>
+#include <linux/module.h>
+#include <linux/random.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+
+#include "fence.h"
+
+#define FENCE_TEST_MAGIC	0x66656e63
+#define FENCE_TEST_WORDS	6
+#define FENCE_TEST_ANSWER	96
+
+/* One mount; what the mount options said, and its directory in sysfs. */
+struct fence_test_mount {
+	struct kobject kobj;
+	struct completion released;
+	bool published;
+	u64 rid;
+	bool nosetup;
+	bool fail;
+};
+
+/*
+ * A command.  The function gets the words behind the command's name, exactly
+ * as many as there should be, and puts down the answer.  It returns -EINVAL
+ * where a word could not be understood, and has not called anything then.
+ */
+struct fence_test_command {
+	const char *name;
+	int words;
+	int (*call)(struct super_block *sb, char **words, char *answer);
+	/* The interface promises that the function never sleeps. */
+	bool atomic;
+};
+
+static struct kobject *fence_test_scoutfs;
+static DEFINE_SPINLOCK(fence_test_lock);
+
+static void put_answer(char *answer, int ret)
+{
+	snprintf(answer, FENCE_TEST_ANSWER, "%d\n", ret);
+}
+
+static int call_setup(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, scoutfs_fence_setup(sb));
+	return 0;
+}
+
+static int call_start(struct super_block *sb, char **words, char *answer)
+{
+	__be32 ipv4_addr;
+	int reason;
+	u64 rid;
+
+	if (kstrtou64(words[0], 16, &rid) ||
+	    !in4_pton(words[1], -1, (u8 *)&ipv4_addr, -1, NULL) ||
+	    kstrtoint(words[2], 0, &reason))
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_start(sb, rid, ipv4_addr, reason));
+	return 0;
+}
+
+static int call_next(struct super_block *sb, char **words, char *answer)
+{
+	int reason = 0;
+	bool error = false;
+	u64 rid = 0;
+	int ret;
+
+	ret = scoutfs_fence_next(sb, &rid, &reason, &error);
+	if (ret)
+		put_answer(answer, ret);
+	else
+		snprintf(answer, FENCE_TEST_ANSWER, "0 rid=%016llx reason=%d error=%d\n", rid,
+			 reason, error);
+	return 0;
+}
+
+static int call_next_null(struct super_block *sb, char **words, char *answer)
+{
+	int reason;
+	bool error;
+	u64 rid;
+	int ret;
+
+	if (!strcmp(words[0], "rid"))
+		ret = scoutfs_fence_next(sb, NULL, &reason, &error);
+	else if (!strcmp(words[0], "reason"))
+		ret = scoutfs_fence_next(sb, &rid, NULL, &error);
+	else if (!strcmp(words[0], "error"))
+		ret = scoutfs_fence_next(sb, &rid, &reason, NULL);
+	else
+		return -EINVAL;
+
+	put_answer(answer, ret);
+	return 0;
+}
+
+static int call_reason_pending(struct super_block *sb, char **words, char *answer)
+{
+	int reason;
+
+	if (kstrtoint(words[0], 0, &reason))
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_reason_pending(sb, reason));
+	return 0;
+}
+
+static int call_free(struct super_block *sb, char **words, char *answer)
+{
+	u64 rid;
+
+	if (kstrtou64(words[0], 16, &rid))
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_free(sb, rid));
+	return 0;
+}
+
+static int call_wait_fenced(struct super_block *sb, char **words, char *answer)
+{
+	int milliseconds;
+
+	if (kstrtoint(words[0], 0, &milliseconds) || milliseconds < 0)
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_wait_fenced(sb, msecs_to_jiffies(milliseconds)));
+	return 0;
+}
+
+static int call_wait_fenced_jiffies(struct super_block *sb, char **words, char *answer)
+{
+	long timeout;
+
+	if (kstrtol(words[0], 0, &timeout))
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_wait_fenced(sb, timeout));
+	return 0;
+}
+
+static int call_stop(struct super_block *sb, char **words, char *answer)
+{
+	scoutfs_fence_stop(sb);
+	put_answer(answer, 0);
+	return 0;
+}
+
+static int call_destroy(struct super_block *sb, char **words, char *answer)
+{
+	scoutfs_fence_destroy(sb);
+	put_answer(answer, 0);
+	return 0;
+}
+
+static const struct fence_test_command fence_test_commands[] = {
+	{ "setup", 0, call_setup },
+	{ "start", 3, call_start },		/* RID IPV4 REASON */
+	{ "next", 0, call_next, .atomic = true },
+	{ "next_null", 1, call_next_null },	/* rid, reason or error: the pointer to leave out */
+	{ "reason_pending", 1, call_reason_pending, .atomic = true },	/* REASON */
+	{ "free", 1, call_free },		/* RID */
+	{ "wait_fenced", 1, call_wait_fenced },	/* MILLISECONDS */
+	{ "wait_fenced_jiffies", 1, call_wait_fenced_jiffies },	/* JIFFIES */
+	{ "stop", 0, call_stop },
+	{ "destroy", 0, call_destroy },
+};
+
+static int split_words(char *line, char **words)
+{
+	char *word;
+	int nr = 0;
+
+	while ((word = strsep(&line, "\n "))) {
+		if (!*word)
+			continue;
+		if (nr == FENCE_TEST_WORDS)
+			return -EINVAL;
+		words[nr++] = word;
+	}
+
+	return nr;
+}
+
+static const struct fence_test_command *find_command(const char *name)
+{
+	for (int i = 0; i < ARRAY_SIZE(fence_test_commands); i++) {
+		if (!strcmp(fence_test_commands[i].name, name))
+			return &fence_test_commands[i];
+	}
+
+	return NULL;
+}
+
+static int run_command(struct super_block *sb, char *line, char *answer)
+{
+	const struct fence_test_command *command;
+	char *all_words[FENCE_TEST_WORDS];
+	char **words = all_words;
+	bool atomic = false;
+	int ret;
+	int nr;
+
+	nr = split_words(line, words);
+	for (; nr > 0; nr--, words++) {
+		if (!strcmp(*words, "null"))
+			sb = NULL;
+		else if (!strcmp(*words, "atomic"))
+			atomic = true;
+		else
+			break;
+	}
+	if (nr <= 0)
+		return -EINVAL;
+
+	command = find_command(words[0]);
+	if (!command || nr != command->words + 1 || (atomic && !command->atomic))
+		return -EINVAL;
+
+	if (atomic)
+		spin_lock(&fence_test_lock);
+	ret = command->call(sb, words + 1, answer);
+	if (atomic)
+		spin_unlock(&fence_test_lock);
+
+	return ret;
+}
+
+static ssize_t fence_test_call_write(struct file *file, const char __user *buf, size_t size,
+				     loff_t *pos)
+{
+	struct super_block *sb = file_inode(file)->i_sb;
+	char answer[FENCE_TEST_ANSWER];
+	char *line;
+	int ret;
+
+	line = simple_transaction_get(file, buf, size);
+	if (IS_ERR(line))
+		return PTR_ERR(line);
+
+	ret = run_command(sb, line, answer);
+	if (ret)
+		return ret;
+
+	/* The buffer is the answer's from here on, as transaction files have it. */
+	strscpy(line, answer, FENCE_TEST_ANSWER);
+	simple_transaction_set(file, strlen(answer));
+	return size;
+}
+
+static const struct file_operations fence_test_call_operations = {
+	.owner		= THIS_MODULE,
+	.write		= fence_test_call_write,
+	.read		= simple_transaction_read,
+	.release	= simple_transaction_release,
+	.llseek		= default_llseek,
+};
+
+static struct inode *new_test_inode(struct super_block *sb, ino_t ino, umode_t mode)
+{
+	struct inode *inode = new_inode(sb);
+
+	if (inode) {
+		inode->i_ino = ino;
+		inode->i_mode = mode;
+		simple_inode_init_ts(inode);
+	}
+
+	return inode;
+}
+
+/*
+ * Finds the file by lookup instead of pinning a dentry for it at mount: how a
+ * pinned dentry is let go at unmount is not the same on all kernels.
+ */
+static struct dentry *fence_test_lookup(struct inode *dir, struct dentry *dentry,
+					unsigned int flags)
+{
+	struct inode *inode = NULL;
+
+	if (!strcmp(dentry->d_name.name, "call")) {
+		inode = new_test_inode(dir->i_sb, 2, S_IFREG | 0600);
+		if (!inode)
+			return ERR_PTR(-ENOMEM);
+		inode->i_fop = &fence_test_call_operations;
+	}
+
+	return d_splice_alias(inode, dentry);
+}
+
+static const struct inode_operations fence_test_root_inode_operations = {
+	.lookup		= fence_test_lookup,
+};
+
+static const struct super_operations fence_test_super_operations = {
+	.statfs		= simple_statfs,
+};
+
+static ssize_t rid_show(struct kobject *kobj, struct attribute *attr, char *buf)
+{
+	struct fence_test_mount *mount = container_of(kobj, struct fence_test_mount, kobj);
+
+	return sysfs_emit(buf, "%016llx\n", mount->rid);
+}
+
+static void kobj_released(struct kobject *kobj)
+{
+	complete(&container_of(kobj, struct fence_test_mount, kobj)->released);
+}
+
+static const struct sysfs_ops fence_test_sysfs_ops = {
+	.show = rid_show,
+};
+
+static struct attribute rid_attr = { .name = "rid", .mode = 0444 };
+
+static struct attribute *fence_test_attrs[] = { &rid_attr, NULL };
+ATTRIBUTE_GROUPS(fence_test);
+
+static const struct kobj_type fence_test_ktype = {
+	.release	= kobj_released,
+	.sysfs_ops	= &fence_test_sysfs_ops,
+	.default_groups	= fence_test_groups,
+};
+
+/*
+ * As scoutfs does: /sys/fs/scoutfs/f.FSID.r.RID/rid, where the name has the
+ * first six digits of both.  The device number serves as the id of the
+ * filesystem, so that no two mounts get the same name.
+ */
+static int publish(struct super_block *sb)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+
+	mount->published = true;
+	init_completion(&mount->released);
+	return kobject_init_and_add(&mount->kobj, &fence_test_ktype, fence_test_scoutfs,
+				    "f.%06x.r.%06llx", MINOR(sb->s_dev), mount->rid >> 40);
+}
+
+static void unpublish(struct super_block *sb)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+
+	if (!mount->published)
+		return;
+
+	kobject_put(&mount->kobj);
+	/* The kobject's memory is ours, and its release function this module's. */
+	wait_for_completion(&mount->released);
+}
+
+static int fence_test_fill_super(struct super_block *sb, struct fs_context *fc)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+	struct inode *root;
+	int ret;
+
+	sb->s_magic = FENCE_TEST_MAGIC;
+	sb->s_op = &fence_test_super_operations;
+	sb->s_time_gran = 1;
+
+	ret = publish(sb);
+	if (ret)
+		return ret;
+
+	if (!mount->nosetup) {
+		ret = scoutfs_fence_setup(sb);
+		if (ret)
+			return ret;
+	}
+
+	if (mount->fail)
+		return -EIO;
+
+	root = new_test_inode(sb, 1, S_IFDIR | 0755);
+	if (!root)
+		return -ENOMEM;
+	set_nlink(root, 2);
+	root->i_op = &fence_test_root_inode_operations;
+	root->i_fop = &simple_dir_operations;
+	sb->s_root = d_make_root(root);
+	return sb->s_root ? 0 : -ENOMEM;
+}
+
+/* Also the end of every mount that failed, wherever fill_super left off. */
+static void fence_test_kill_sb(struct super_block *sb)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+
+	scoutfs_fence_destroy(sb);
+	unpublish(sb);
+	kill_anon_super(sb);
+	kfree(mount);
+}
+
+enum { OPT_RID, OPT_NOSETUP, OPT_FAIL };
+
+static const struct fs_parameter_spec fence_test_parameters[] = {
+	fsparam_string("rid", OPT_RID),
+	fsparam_flag("nosetup", OPT_NOSETUP),
+	fsparam_flag("fail", OPT_FAIL),
+	{}
+};
+
+static int fence_test_parse_param(struct fs_context *fc, struct fs_parameter *param)
+{
+	struct fence_test_mount *mount = fc->s_fs_info;
+	struct fs_parse_result result;
+	int opt;
+
+	opt = fs_parse(fc, fence_test_parameters, param, &result);
+	switch (opt) {
+	case OPT_RID:
+		if (kstrtou64(param->string, 16, &mount->rid))
+			return invalf(fc, "fence_test: rid is not a hexadecimal number");
+		return 0;
+	case OPT_NOSETUP:
+		mount->nosetup = true;
+		return 0;
+	case OPT_FAIL:
+		mount->fail = true;
+		return 0;
+	default:
+		return opt;
+	}
+}
+
+static int fence_test_get_tree(struct fs_context *fc)
+{
+	return get_tree_nodev(fc, fence_test_fill_super);
+}
+
+/* The superblock, once there is one, has taken s_fs_info away. */
+static void fence_test_free_context(struct fs_context *fc)
+{
+	kfree(fc->s_fs_info);
+}
+
+static const struct fs_context_operations fence_test_context_operations = {
+	.parse_param	= fence_test_parse_param,
+	.get_tree	= fence_test_get_tree,
+	.free		= fence_test_free_context,
+};
+
+static int fence_test_init_context(struct fs_context *fc)
+{
+	struct fence_test_mount *mount = kzalloc(sizeof(*mount), GFP_KERNEL);
+
+	if (!mount)
+		return -ENOMEM;
+
+	mount->rid = get_random_u64();
+	fc->s_fs_info = mount;
+	fc->ops = &fence_test_context_operations;
+	return 0;
+}
+
+static struct file_system_type fence_test_type = {
+	.owner			= THIS_MODULE,
+	.name			= "fence_test",
+	.init_fs_context	= fence_test_init_context,
+	.parameters		= fence_test_parameters,
+	.kill_sb		= fence_test_kill_sb,
+};
+MODULE_ALIAS_FS("fence_test");
+
+static int __init fence_test_init(void)
+{
+	int ret;
+
+	fence_test_scoutfs = kobject_create_and_add("scoutfs", fs_kobj);
+	if (!fence_test_scoutfs)
+		return -ENOMEM;
+
+	ret = register_filesystem(&fence_test_type);
+	if (ret)
+		kobject_put(fence_test_scoutfs);
+	return ret;
+}
+
+static void __exit fence_test_exit(void)
+{
+	unregister_filesystem(&fence_test_type);
+	kobject_put(fence_test_scoutfs);
+}
+
+module_init(fence_test_init);
+module_exit(fence_test_exit);
+
+MODULE_DESCRIPTION("Filesystem that calls scoutfs_fence for tests");
+MODULE_LICENSE("GPL");
