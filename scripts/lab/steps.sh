@@ -6,7 +6,7 @@
 #
 # The toolchain and the guest do not need each other, so they are made at the same time.
 
-declare -A job_of=()
+declare -A job_of=() begin_of=()
 total=0
 started=0
 
@@ -26,6 +26,7 @@ start() {
 	set -m
 	(set +m; make_thing "$1") </dev/null >"$log" 2>&1 &
 	job_of[$1]=$!
+	begin_of[$1]=$SECONDS
 	set +m
 }
 
@@ -48,7 +49,7 @@ show_progress() {
 	local log=$cache/logs/$1 seconds=$2
 	if [[ -t 1 ]]; then
 		printf '\r\e[K      %4d s  %s' "$seconds" "$(last_line "$log")"
-	elif ((seconds > 0 && seconds % 20 == 0)); then
+	elif ((seconds > 0 && seconds % 15 == 0)); then
 		printf '      %4d s  %s\n' "$seconds" "$(last_line "$log")"
 	fi
 }
@@ -64,16 +65,16 @@ explain() {
 }
 
 finish() {
-	local thing=$1 begin=$SECONDS job=${job_of[$1]} status=0
+	local thing=$1 job=${job_of[$1]} status=0
 	while kill -0 "$job" 2>/dev/null; do
-		show_progress "$thing" $((SECONDS - begin))
+		show_progress "$thing" $((SECONDS - begin_of[$thing]))
 		sleep 1
 	done
 	[[ ! -t 1 ]] || printf '\r\e[K'
 	wait "$job" || status=$?
 	unset "job_of[$thing]"
 	[[ $status == 0 ]] || explain "$thing"
-	echo "      $(title_of "$thing") done"
+	echo "      $(title_of "$thing") done after $((SECONDS - begin_of[$thing])) s"
 }
 
 make_things() {
