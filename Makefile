@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# make                build scoutfs_fence.ko for the running kernel, or for the one at KDIR=...
+# make KERNEL=stock   build it with the lab, for one of the lab's kernels
+# make demo           watch fence requests being served, in a virtual machine
+# make test           run every test; CASE=name for one
+# make lint           run every check of the sources
+# make fmt            format the sources
+# make install        install the module for KDIR's kernel, and the agent
+# make clean          remove what was built
+#
+# Everything but the first and the last two sets up what is missing, in a cache folder outside
+# this tree; see scripts/lab/.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+KERNEL ?=
+CASE ?=
+PREFIX ?= /usr/local
+
+lab := scripts/lab/lab
+lab_kernel := $(or $(KERNEL),stock)
+
+.PHONY: module demo test lint fmt install clean lab-module
+
+ifeq ($(KERNEL),)
+module:
+	@if ! test -e $(KDIR)/Makefile; then \
+		echo "There is no kernel build folder at $(KDIR): install the kernel's headers, name another with KDIR=..., or build for a kernel of the lab: make KERNEL=stock" >&2; \
+		exit 1; \
+	fi
+	@if ! test -e $(KDIR)/rust/libkernel.rmeta; then \
+		echo "The kernel at $(KDIR) was built without Rust, or its headers leave Rust out: take one with CONFIG_RUST=y and its metadata in rust/, or build for a kernel of the lab: make KERNEL=stock" >&2; \
+		exit 1; \
+	fi
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+else
+module: lab-module
+endif
+
+# The lab's builds are the developers' own: every warning is an error.
+lab-module:
+	$(lab) setup $(lab_kernel)
+	$(lab) run $(MAKE) KERNEL= KDIR=$$($(lab) kdir $(lab_kernel)) \
+		KCFLAGS=-Werror KRUSTFLAGS=-Dwarnings module
+
+demo: lab-module
+	$(lab) run scripts/demo/run --kernel $(lab_kernel)
+
+test: lab-module
+	$(lab) run tests/run --kernel $(lab_kernel) $(if $(CASE),--case $(CASE))
+
+lint:
+	$(lab) setup stock
+	$(lab) run scripts/lint --kernel stock
+
+fmt:
+	$(lab) setup stock
+	$(lab) run sh -c 'rustfmt --config-path "$$0" $$(git ls-files "*.rs") && ruff format' \
+		$$($(lab) path stock)/source/.rustfmt.toml
+
+install: module
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+	install -D -m 755 scripts/scoutfs-fenced $(DESTDIR)$(PREFIX)/sbin/scoutfs-fenced
+
+clean:
+	git clean -dfqX

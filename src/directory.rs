@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A request's directory in sysfs: `<parent>/fence/<rid>/` and the files in it.
+//!
+//! What a file shows and what a write to it means stands here, in terms of [`Request`]. Who holds
+//! the request, and under which lock, is the business of the [`Subject`].
+
+use crate::{
+    linux::{
+        jiffies::jiffies,
+        kobject::Kobject,
+        kstrtox::kstrtobool,
+        sysfs::{
+            Attribute,
+            Page,
+            SubjectDirectory, //
+        }, //
+    },
+    request::Request, //
+};
+use core::fmt::{
+    self,
+    Write as _, //
+};
+use kernel::{
+    c_str,
+    prelude::*,
+    str::{
+        CStr,
+        CString, //
+    },
+    sync::Arc, //
+};
+
+/// What a directory shows, and who is told of a write to it.
+///
+/// All methods are called while sysfs holds a file of the directory active. The removal of the
+/// directory waits for them: none may wait for it.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// Looks at the request. `look` must not sleep.
+    fn look<R>(&self, look: impl FnOnce(&Request) -> R) -> R;
+
+    /// Userspace says that the mount can no longer write.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` where the request has failed already.
+    fn fenced(&self) -> Result;
+
+    /// Userspace says that the mount could not be fenced.
+    fn error(&self);
+}
+
+/// How many files there are.
+const FILES: usize = 6;
+
+/// A request's directory, which goes when this is dropped.
+pub(crate) type RequestDirectory<S> = SubjectDirectory<S, FILES>;
+
+/// Makes the directory of the request that `subject` holds below `fence`. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`, after which nothing is left of it.
+pub(crate) fn create<S: Subject>(fence: &Kobject, subject: Arc<S>) -> Result<RequestDirectory<S>> {
+    let rid = subject.look(Request::rid);
+    let name = CString::try_from_fmt(fmt!("{rid:016x}"))?;
+    SubjectDirectory::create(&name, fence, subject, &Files::ATTRIBUTES)
+}
+
+/// Carries the table of files for each kind of subject.
+struct Files<S>(core::marker::PhantomData<S>);
+
+impl<S: Subject> Files<S> {
+    const ATTRIBUTES: [Attribute<S>; FILES] = [
+        Attribute::read_only(c_str!("rid"), |subject, page| {
+            writeln!(page, "{:016x}", subject.look(Request::rid))
+        }),
+        Attribute::read_only(c_str!("ipv4_addr"), |subject, page| {
+            writeln!(page, "{}", subject.look(Request::address))
+        }),
+        Attribute::read_only(c_str!("reason"), |subject, page| {
+            writeln!(page, "{}", subject.look(Request::reason_name))
+        }),
+        Attribute::read_only(c_str!("elapsed_secs"), |subject, page| {
+            let elapsed_ms = subject.look(|request| request.elapsed_ms(jiffies()));
+            writeln!(page, "{}", elapsed_ms / 1000)
+        }),
+        Attribute::read_write(
+            c_str!("fenced"),
+            |subject, page| show_bool(page, subject.look(Request::is_fenced)),
+            |subject, text| {
+                expect_true(text)?;
+                subject.fenced()
+            },
+        ),
+        Attribute::read_write(
+            c_str!("error"),
+            |subject, page| show_bool(page, subject.look(Request::has_failed)),
+            |subject, text| {
+                expect_true(text)?;
+                subject.error();
+                Ok(())
+            },
+        ),
+    ];
+}
+
+fn show_bool(page: &mut Page<'_>, value: bool) -> fmt::Result {
+    writeln!(page, "{}", u8::from(value))
+}
+
+/// Only true says anything: nothing that is said of a request can be taken back.
+fn expect_true(text: &CStr) -> Result {
+    if kstrtobool(text)? {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The kernel's tick counter.
+//!
+//! C header: [`include/linux/jiffies.h`](srctree/include/linux/jiffies.h)
+
+#![allow(unsafe_code)]
+
+use kernel::bindings;
+pub(crate) use kernel::time::Jiffies;
+
+/// The longest time that a task can sleep: forever.
+///
+/// Mirrors `MAX_SCHEDULE_TIMEOUT` of `include/linux/sched.h`.
+pub(crate) const MAX_SCHEDULE_TIMEOUT: Jiffies = Jiffies::MAX >> 1;
+
+/// The ticks since boot, which wrap.
+///
+/// Any context.
+pub(crate) fn jiffies() -> Jiffies {
+    // SAFETY: `jiffies` is always there, aligned, and of one machine word. The volatile read is
+    // what C does too: the timer interrupt writes it at any time.
+    unsafe { (&raw const bindings::jiffies).read_volatile() }
+}
+
+/// Milliseconds of a span of jiffies, rounded down.
+///
+/// Any context.
+pub(crate) fn jiffies64_to_msecs(span: Jiffies) -> u64 {
+    // SAFETY: The function only calculates.
+    unsafe { bindings::jiffies64_to_msecs(span as u64) }
+}
+
+/// The jiffies that last at least `msecs` milliseconds.
+///
+/// Any context.
+pub(crate) fn msecs_to_jiffies(msecs: u32) -> Jiffies {
+    kernel::time::msecs_to_jiffies(msecs)
+}
+
+/// A moment in the future, told as a span from the moment at which it was set.
+///
+/// Only differences of [`jiffies`] are used, so that a wrap of the counter does no harm.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline {
+    set: Jiffies,
+    span: Jiffies,
+}
+
+impl Deadline {
+    /// The moment that is `span` jiffies after `now`.
+    pub(crate) fn new(now: Jiffies, span: Jiffies) -> Self {
+        Self { set: now, span }
+    }
+
+    /// The jiffies from `now` to the deadline, 0 where it has passed.
+    pub(crate) fn remaining(&self, now: Jiffies) -> Jiffies {
+        self.span.saturating_sub(self.elapsed(now))
+    }
+
+    /// The jiffies from the moment at which the deadline was set to `now`.
+    pub(crate) fn elapsed(&self, now: Jiffies) -> Jiffies {
+        now.wrapping_sub(self.set)
+    }
+}

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The fence requests of one mount.
+//!
+//! # Locking
+//!
+//! - The mutex `directories` serialises making and removing directories. Whoever changes which
+//!   requests are listed holds it. It is taken first.
+//! - The spinlock `requests` protects the list and the state of every request on it. It is held
+//!   shortly, with no allocation and no sleep.
+//!
+//! A write to a file takes the spinlock alone. It runs while sysfs holds the file active, and who
+//! removes the directory waits for it with the mutex held.
+//!
+//! # Waiting
+//!
+//! Everything that a waiter could be waiting for wakes [`Mount::changed`], after the change was
+//! made under the spinlock. As a request can fail and be freed before a waiter runs, and a list can
+//! be dropped and filled again, failures and stops are counted, and a waiter compares the counts
+//! with those at its beginning.
+
+use crate::{
+    directory::{
+        self,
+        RequestDirectory,
+        Subject, //
+    },
+    events,
+    linux::{
+        delayed_work::{
+            DelayedWork,
+            Queue,
+            Run, //
+        },
+        jiffies::{
+            jiffies,
+            Deadline,
+            Jiffies, //
+        },
+        kobject::{
+            Directory,
+            Kobject, //
+        },
+        list::{
+            self,
+            impl_list_arc_safe,
+            impl_list_item,
+            List,
+            ListArc,
+            ListLinks, //
+        },
+        memalloc::NofsScope,
+        module,
+        super_block::Device,
+        wait_queue::WaitQueue, //
+    },
+    request::Request, //
+};
+use core::net::Ipv4Addr;
+use kernel::{
+    c_str,
+    ffi::c_int,
+    new_mutex,
+    new_spinlock,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
+    str::{
+        CStr,
+        CString, //
+    },
+    sync::{
+        Arc,
+        LockedBy,
+        Mutex,
+        SpinLock, //
+    }, //
+};
+
+/// A mount, as everybody refers to it: its timeout is a work that can be queued.
+pub(crate) type MountRef = Arc<DelayedWork<Mount>>;
+
+/// One mount: its directory, its requests, and who waits for them.
+#[pin_data]
+pub(crate) struct Mount {
+    name: CString,
+    device: Device,
+    queue: Arc<Queue>,
+    #[pin]
+    directories: Mutex<Directories>,
+    #[pin]
+    requests: SpinLock<Requests>,
+    #[pin]
+    changed: WaitQueue,
+}
+
+/// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
+struct Directories {
+    by_rid: RBTree<u64, RequestDirectory<Listed>>,
+    /// The parent of all requests' directories, until the mount is destroyed.
+    fence: Option<Directory>,
+    mount: Option<Directory>,
+}
+
+/// What the spinlock protects.
+struct Requests {
+    /// In the order of their start.
+    list: List<Listed>,
+    /// How many requests of this mount have failed so far.
+    failures: u64,
+    /// How often all requests were dropped so far.
+    stops: u64,
+    /// When [`Mount::run`] is going to look for requests that have timed out.
+    alarm: Option<Deadline>,
+}
+
+/// A request, and the mount that it is listed at.
+#[pin_data]
+pub(crate) struct Listed {
+    mount: MountRef,
+    rid: u64,
+    request: LockedBy<Request, Requests>,
+    #[pin]
+    links: ListLinks,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Listed { untracked; }
+}
+
+impl_list_item! {
+    impl ListItem<0> for Listed { using ListLinks { self.links }; }
+}
+
+/// What [`Mount::next`] tells of a request.
+pub(crate) struct Finished {
+    pub(crate) rid: u64,
+    pub(crate) reason: c_int,
+    pub(crate) error: bool,
+}
+
+/// How many requests that time out at once are told of together.
+const BATCH: usize = 16;
+
+impl Mount {
+    /// Makes a mount with its directory `<device>` below `parent`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(device: Device, parent: &Kobject, queue: Arc<Queue>) -> Result<MountRef> {
+        let _nofs = NofsScope::enter();
+        let name = CString::try_from_fmt(fmt!("{}:{}", device.major(), device.minor()))?;
+        let mount = Directory::create(&name, parent)?;
+        let fence = Directory::create(c_str!("fence"), &mount)?;
+        let directories = Directories {
+            by_rid: RBTree::new(),
+            fence: Some(fence),
+            mount: Some(mount),
+        };
+        let requests = Requests {
+            list: List::new(),
+            failures: 0,
+            stops: 0,
+            alarm: None,
+        };
+        Arc::pin_init(
+            DelayedWork::new(try_pin_init!(Self {
+                name,
+                device,
+                queue,
+                directories <- new_mutex!(directories, "scoutfs_fence_directories"),
+                requests <- new_spinlock!(requests, "scoutfs_fence_requests"),
+                changed <- WaitQueue::new(),
+            })),
+            GFP_KERNEL,
+        )
+    }
+
+    /// How the log names the mount.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// The device that the mount is named for.
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Lists a request for the mount `rid`, or adds the reason to the one that is listed.
+    ///
+    /// May sleep. Does not recurse into the filesystem.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile.
+    pub(crate) fn start(this: &MountRef, rid: u64, address: Ipv4Addr, reason: c_int) -> Result {
+        let _nofs = NofsScope::enter();
+        let mut directories = this.directories.lock();
+        let fence = directories.fence.as_ref().ok_or(ENODEV)?;
+        if let Some(directory) = directories.by_rid.get(&rid) {
+            return directory.subject().add_reason(reason);
+        }
+
+        let request = Request::new(rid, address, reason, jiffies(), module::timeout_ms());
+        let listed = ListArc::pin_init(
+            try_pin_init!(Listed {
+                mount: this.clone(),
+                rid,
+                request: LockedBy::new(&this.requests, request),
+                links <- ListLinks::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let directory = directory::create(fence, listed.clone_arc())?;
+        listed.look(|request| events::requested(&this.name, request));
+        directories.by_rid.insert(node.into_node(rid, directory));
+        Mount::list(this, listed);
+        Ok(())
+    }
+
+    /// Puts a request, whose directory is complete, on the list.
+    fn list(this: &MountRef, listed: ListArc<Listed>) {
+        let request = listed.clone_arc();
+        let mut requests = this.requests.lock();
+        requests.list.push_back(listed);
+        let now = jiffies();
+        if let Some(remaining) = request.request.access(&requests).remaining(now) {
+            Mount::set_alarm(this, &mut requests, now, remaining);
+            return;
+        }
+        drop(requests);
+        // Userspace was faster than we: it saw the directory, and has answered.
+        this.changed.wake_up_all();
+    }
+
+    /// Lets [`Mount::run`] look for requests that have timed out in `remaining` jiffies, or sooner
+    /// where that is planned. The caller holds the spinlock.
+    fn set_alarm(this: &MountRef, requests: &mut Requests, now: Jiffies, remaining: Jiffies) {
+        // The span of newer requests can be shorter: root may have changed the parameter.
+        if requests
+            .alarm
+            .is_none_or(|alarm| remaining < alarm.remaining(now))
+        {
+            requests.alarm = Some(Deadline::new(now, remaining));
+            DelayedWork::modify(this, &this.queue, remaining);
+        }
+    }
+
+    /// The oldest finished request, which stays listed. Never sleeps.
+    pub(crate) fn next(&self) -> Option<Finished> {
+        let requests = self.requests.lock();
+        requests.list.iter().find_map(|listed| {
+            let request = listed.request.access(&requests);
+            request.is_finished().then(|| Finished {
+                rid: request.rid(),
+                reason: request.reason(),
+                error: request.has_failed(),
+            })
+        })
+    }
+
+    /// Whether any listed request carries the reason. Never sleeps.
+    pub(crate) fn reason_pending(&self, reason: c_int) -> bool {
+        let requests = self.requests.lock();
+        requests.any(|request| request.carries(reason))
+    }
+
+    /// Takes a request off the list, finished or not, and its directory away. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` where there is none.
+    pub(crate) fn free(&self, rid: u64) -> Result {
+        let mut directories = self.directories.lock();
+        let directory = directories.by_rid.remove(&rid).ok_or(ENOENT)?;
+        let listed = self.requests.lock().remove(rid);
+        self.changed.wake_up_all();
+        // Removed before the mutex is given up, so that a new request for this rid can have the
+        // directory's name.
+        drop(directory);
+        drop(listed);
+        Ok(())
+    }
+
+    /// Waits, uninterruptibly, for `timeout` jiffies until every listed request is fenced.
+    ///
+    /// Sleeps, unless the timeout is 0.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` where a request failed; `ESHUTDOWN` where requests were dropped; `ETIMEDOUT`.
+    pub(crate) fn wait_fenced(&self, timeout: Jiffies) -> Result {
+        let (failures, stops) = {
+            let requests = self.requests.lock();
+            (requests.failures, requests.stops)
+        };
+        self.changed
+            .wait_event_timeout(timeout, || {
+                let requests = self.requests.lock();
+                if requests.failures != failures || requests.any(Request::has_failed) {
+                    Some(Err(EIO))
+                } else if requests.stops != stops {
+                    Some(Err(ESHUTDOWN))
+                } else {
+                    (!requests.any(|request| !request.is_fenced())).then_some(Ok(()))
+                }
+            })
+            .unwrap_or(Err(ETIMEDOUT))
+    }
+
+    /// Drops every request; new ones can be made again. May sleep.
+    pub(crate) fn stop(&self) {
+        self.drop_requests(&mut self.directories.lock());
+    }
+
+    /// Drops every request, and removes the mount's directory. May sleep.
+    ///
+    /// Calls that race with this, or come after it, find no requests and can make none.
+    pub(crate) fn destroy(this: &MountRef) {
+        let mut directories = this.directories.lock();
+        this.drop_requests(&mut directories);
+        directories.fence = None;
+        directories.mount = None;
+        drop(directories);
+        // Nothing is listed any more that the alarm could be set for again.
+        DelayedWork::cancel_sync(this);
+    }
+
+    fn drop_requests(&self, directories: &mut Directories) {
+        let list = {
+            let mut requests = self.requests.lock();
+            if requests.list.is_empty() {
+                return;
+            }
+            requests.stops += 1;
+            core::mem::replace(&mut requests.list, List::new())
+        };
+        self.changed.wake_up_all();
+        // The directories go first: their files show requests that must not be freed before.
+        directories.by_rid = RBTree::new();
+        events::dropped(&self.name, list.into_iter().count());
+    }
+
+    /// Marks requests that nobody answered in time as failed, and says which, [`BATCH`] of them at
+    /// the most. Where that was all, sets the alarm for the next one.
+    fn expire(this: &MountRef) -> [Option<Arc<Listed>>; BATCH] {
+        let mut overdue: [Option<Arc<Listed>>; BATCH] = [const { None }; BATCH];
+        let mut places = overdue.iter_mut();
+        let mut next: Option<Jiffies> = None;
+
+        let mut requests = this.requests.lock();
+        let now = jiffies();
+        requests.alarm = None;
+        for listed in &requests.list {
+            match listed.request.access(&requests).remaining(now) {
+                None => {}
+                Some(0) => match places.next() {
+                    Some(place) => *place = Some(listed.into()),
+                    None => break,
+                },
+                Some(remaining) => {
+                    next = Some(next.map_or(remaining, |next| next.min(remaining)));
+                }
+            }
+        }
+        for listed in overdue.iter().flatten() {
+            listed.request.access_mut(&mut requests).fail();
+            requests.failures += 1;
+        }
+        if let Some(remaining) = next {
+            Mount::set_alarm(this, &mut requests, now, remaining);
+        }
+        overdue
+    }
+}
+
+impl Run for Mount {
+    /// The alarm: some request may have timed out.
+    fn run(this: MountRef) {
+        loop {
+            let overdue = Mount::expire(&this);
+            if overdue.iter().any(Option::is_some) {
+                this.changed.wake_up_all();
+            }
+            for listed in overdue.iter().flatten() {
+                let (rid, timeout_ms) =
+                    listed.look(|request| (request.rid(), request.timeout_ms()));
+                events::timed_out(&this.name, rid, timeout_ms);
+            }
+            if overdue.iter().any(Option::is_none) {
+                return;
+            }
+        }
+    }
+}
+
+impl Requests {
+    /// Whether any listed request matches.
+    fn any(&self, matches: impl Fn(&Request) -> bool) -> bool {
+        let mut list = self.list.iter();
+        list.any(|listed| matches(listed.request.access(self)))
+    }
+
+    /// Takes a request off the list.
+    fn remove(&mut self, rid: u64) -> Option<ListArc<Listed>> {
+        list::remove_first(&mut self.list, |listed| listed.rid == rid)
+    }
+}
+
+impl Listed {
+    /// Adds a reason, unless the request carries it. May sleep.
+    ///
+    /// The caller holds the mutex, under which alone reasons are added, so that there are as many
+    /// when the room for one more has been allocated.
+    fn add_reason(&self, reason: c_int) -> Result {
+        let Some(count) =
+            self.look(|request| (!request.carries(reason)).then(|| request.further_reasons()))
+        else {
+            return Ok(());
+        };
+        let room = KVec::with_capacity(count + 1, GFP_KERNEL)?;
+        let mut requests = self.mount.requests.lock();
+        let old = self
+            .request
+            .access_mut(&mut requests)
+            .add_reason(reason, room);
+        drop(requests);
+        old.map(drop)
+    }
+}
+
+impl Subject for Listed {
+    fn look<R>(&self, look: impl FnOnce(&Request) -> R) -> R {
+        look(self.request.access(&self.mount.requests.lock()))
+    }
+
+    fn fenced(&self) -> Result {
+        let mut requests = self.mount.requests.lock();
+        let request = self.request.access_mut(&mut requests);
+        let news = request.fence()?;
+        let (rid, elapsed_ms) = (request.rid(), request.elapsed_ms(jiffies()));
+        drop(requests);
+        if news {
+            self.mount.changed.wake_up_all();
+            events::fenced(&self.mount.name, rid, elapsed_ms);
+        }
+        Ok(())
+    }
+
+    fn error(&self) {
+        let mut requests = self.mount.requests.lock();
+        let request = self.request.access_mut(&mut requests);
+        let (rid, news) = (request.rid(), request.fail());
+        requests.failures += u64::from(news);
+        drop(requests);
+        if news {
+            self.mount.changed.wake_up_all();
+            events::error(&self.mount.name, rid);
+        }
+    }
+}
