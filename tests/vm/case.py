@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a case is, and the state around one: its mounts, and what the kernel may say meanwhile."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import kernel
+from fence import CaseFailed, Mount
+
+_MOUNTS = Path("/tmp/mounts")
+
+
+class Case:
+    """Handed to a case's function; puts everything back when the case is over."""
+
+    def __init__(self, log: kernel.KernelLog) -> None:
+        self.log = log
+        self.notes: list[str] = []
+        self._mounts: list[Mount] = []
+        self._expected: list[tuple[str, int | None]] = []
+
+    def mount(self, options: str = "") -> Mount:
+        _MOUNTS.mkdir(exist_ok=True)
+        mount = Mount(_MOUNTS / f"{len(self._mounts)}", options)
+        self._mounts.append(mount)
+        return mount
+
+    def note(self, text: str) -> None:
+        """A line for people, in the output."""
+        self.notes.append(text)
+
+    def expect_line(self, pattern: str, times: int | None = 1) -> None:
+        """
+        The module prints a line that is this and nothing else, so many times in this case; None
+        for any number.  A line that no case expects is a failure.
+        """
+        self._expected.append((pattern, times))
+
+    def expect_error_line(self, mount: Mount, rid: int, times: int | None = 1) -> None:
+        self.expect_line(
+            f"{mount.device}: error indicated by fence action for rid {rid:016x}", times
+        )
+
+    def expect_timeout_line(self, mount: Mount, rid: int, timeout_ms: int) -> None:
+        self.expect_line(
+            f"{mount.device}: fence request for rid {rid:016x} was not serviced in {timeout_ms}ms,"
+            " raising error"
+        )
+
+    def expect_never_set_up(self, mount: Mount, times: int | None) -> None:
+        self.expect_line(f"{mount.device}: .*was never set up.*", times)
+
+    def set_timeout_ms(self, timeout_ms: int) -> None:
+        kernel.TIMEOUT_MS.write_text(f"{timeout_ms}\n")
+
+    def tidy(self) -> None:
+        """Takes the mounts away, by force where a failed case has left something running."""
+        busy = []
+        for mount in self._mounts:
+            if not mount.is_mounted():
+                continue
+            try:
+                mount.unmount()
+            except OSError as error:
+                busy.append(f"{mount.path}: {error.strerror}")
+                mount.unmount(kernel.MNT_DETACH)
+        if kernel.is_loaded(kernel.FENCE):
+            self.set_timeout_ms(30000)
+        if busy:
+            raise CaseFailed(f"left in use: {', '.join(busy)}")
+        left = os.listdir(kernel.FENCE_SYSFS) if kernel.FENCE_SYSFS.exists() else []
+        if left:
+            raise CaseFailed(f"left in {kernel.FENCE_SYSFS}: {' '.join(left)}")
+
+    def check_log(self) -> None:
+        complaints = self.log.complaints()
+        if complaints:
+            raise CaseFailed(f"the kernel complained: {complaints[0]}")
+
+        unexpected = [line.text for line in self.log.of_module()]
+        for pattern, times in self._expected:
+            matching = [text for text in unexpected if re.fullmatch(pattern, text)]
+            if times is not None and len(matching) != times:
+                raise CaseFailed(f"logged {len(matching)} times, not {times}: {pattern}")
+            unexpected = [text for text in unexpected if text not in matching]
+        if unexpected:
+            raise CaseFailed(f"logged, and not expected: {unexpected[0]}")
+
+
+CaseFunction = Callable[[Case], None]
+ALL: dict[str, CaseFunction] = {}
+
+
+def case(function: CaseFunction) -> CaseFunction:
+    """Makes a function a case, called by the function's name with hyphens."""
+    name = function.__name__.replace("_", "-")
+    assert name not in ALL, f"two cases are called {name}"
+    assert function.__doc__, f"{name} does not say what it promises"
+    ALL[name] = function
+    return function

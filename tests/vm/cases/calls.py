@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The C interface, but for waiting, which has a file of its own."""
+
+from errno import EBUSY, EINVAL, EIO, ENODEV, ENOENT
+
+from case import Case, case
+from fence import (
+    CLIENT_RECONNECT,
+    CLIENT_RECOVERY,
+    LONG_MAX,
+    QUORUM_BLOCK_LEADER,
+    Finished,
+    Request,
+    equal,
+    fails_with,
+    name,
+    true,
+)
+
+INT_MAX = 2**31 - 1
+INT_MIN = -(2**31)
+
+# setup
+
+
+@case
+def setup_makes_the_mounts_directory(case: Case) -> None:
+    """Setup makes /sys/fs/scoutfs_fence/<major>:<minor>/fence, by the superblock's device number."""
+    mount = case.mount()
+    equal([path.name for path in mount.directory.iterdir()], ["fence"])
+    equal(mount.listed(), set())
+
+
+@case
+def setup_twice_is_busy(case: Case) -> None:
+    """Setup of a superblock that is set up is EBUSY, and leaves its requests alone."""
+    mount = case.mount()
+    request = mount.started(0xAA)
+    equal(mount.setup(), -EBUSY)
+    true(request.exists(), "the request is still there")
+    equal(mount.free(0xAA), 0)
+
+
+@case
+def setup_works_again_after_destroy(case: Case) -> None:
+    """A superblock that was destroyed can be set up again, and has no old requests."""
+    mount = case.mount()
+    mount.started(0xAA)
+    mount.destroy()
+    equal(mount.setup(), 0)
+    equal(mount.listed(), set())
+    mount.started(0xAA).set_fenced()
+    equal(mount.next(), Finished(0xAA))
+
+
+@case
+def setup_by_hand_is_the_same_as_on_mount(case: Case) -> None:
+    """Setup returns 0 for a superblock that is not set up, and every call works then."""
+    mount = case.mount("nosetup")
+    true(not mount.directory.exists(), "nothing is set up")
+    equal(mount.setup(), 0)
+    mount.started(0xAA).set_fenced()
+    equal(mount.wait_fenced(0), 0)
+
+
+# start
+
+
+@case
+def start_returns_with_the_directory_visible(case: Case) -> None:
+    """When start returns 0 the request's directory is there, with every file in it."""
+    mount = case.mount()
+    for rid in range(50):
+        request = mount.started(rid)
+        equal({path.name for path in request.path.iterdir()}, set(Request.FILES))
+        equal([request.read(file) for file in ("rid", "fenced")], [f"{name(rid)}\n", "0\n"])
+
+
+@case
+def start_twice_keeps_one_request_with_both_reasons(case: Case) -> None:
+    """Start of a rid that is pending returns 0; its one request then carries both reasons."""
+    mount = case.mount()
+    request = mount.started(0xAA, reason=CLIENT_RECONNECT)
+    equal(mount.start(0xAA, reason=QUORUM_BLOCK_LEADER), 0)
+    equal(mount.listed(), {name(0xAA)})
+    equal(mount.reason_pending(CLIENT_RECONNECT), 1)
+    equal(mount.reason_pending(QUORUM_BLOCK_LEADER), 1)
+    equal(mount.reason_pending(CLIENT_RECOVERY), 0)
+
+    equal(request.read("reason"), "client_reconnect\n")
+    request.set_fenced()
+    equal(mount.next(), Finished(0xAA, CLIENT_RECONNECT))
+    equal(mount.reason_pending(QUORUM_BLOCK_LEADER), 1)
+
+    equal(mount.free(0xAA), 0)
+    equal(mount.next(), -ENOENT)
+    equal(mount.reason_pending(CLIENT_RECONNECT), 0)
+    equal(mount.reason_pending(QUORUM_BLOCK_LEADER), 0)
+
+
+@case
+def start_of_a_finished_rid_does_not_begin_again(case: Case) -> None:
+    """A finished request that is not freed yet is still listed: start of its rid leaves it so."""
+    mount = case.mount()
+    case.expect_error_line(mount, 0xBB)
+    mount.started(0xAA).set_fenced()
+    mount.started(0xBB).set_error()
+    for rid in (0xAA, 0xBB):
+        equal(mount.start(rid, reason=QUORUM_BLOCK_LEADER), 0)
+    equal(mount.listed(), {name(0xAA), name(0xBB)})
+    equal(mount.reason_pending(QUORUM_BLOCK_LEADER), 1)
+    true(mount.request(0xAA).fenced(), "aa is fenced")
+    true(mount.request(0xBB).failed(), "bb failed")
+    equal(mount.next(), Finished(0xAA))
+    equal(mount.free(0xAA), 0)
+    equal(mount.next(), Finished(0xBB, error=True))
+
+
+@case
+def start_does_not_mix_up_two_mounts_with_the_same_rid(case: Case) -> None:
+    """Two mounts can have the same rid pending, and each is fenced for itself."""
+    one, other = case.mount(), case.mount()
+    mine, theirs = one.started(0xAA), other.started(0xAA)
+    mine.set_fenced()
+    equal(theirs.read("fenced"), "0\n")
+    equal(one.next(), Finished(0xAA))
+    equal(other.next(), -ENOENT)
+    equal(one.free(0xAA), 0)
+    true(theirs.exists(), "the other mount's request is still there")
+    theirs.set_fenced()
+    equal(other.next(), Finished(0xAA))
+
+
+@case
+def requests_of_one_mount_are_never_seen_in_another(case: Case) -> None:
+    """No call on one mount sees, counts or drops the requests of another."""
+    one, other = case.mount(), case.mount()
+    request = one.started(0xAA, reason=CLIENT_RECONNECT)
+    equal(other.listed(), set())
+    equal(other.reason_pending(CLIENT_RECONNECT), 0)
+    equal(other.wait_fenced_jiffies(LONG_MAX), 0)
+    equal(other.free(0xAA), -ENOENT)
+    request.set_fenced()
+    equal(other.next(), -ENOENT)
+    other.stop()
+    other.destroy()
+    true(request.exists(), "the request outlives the other mount")
+    equal(one.next(), Finished(0xAA, CLIENT_RECONNECT))
+
+
+# next
+
+
+@case
+def next_is_enoent_where_none_is_finished(case: Case) -> None:
+    """Next is ENOENT without requests, and with unfinished ones only."""
+    mount = case.mount()
+    equal(mount.next(), -ENOENT)
+    mount.started(0xAA)
+    mount.started(0xBB)
+    equal(mount.next(), -ENOENT)
+
+
+@case
+def next_tells_how_a_request_finished(case: Case) -> None:
+    """Next tells rid, reason and error of a request, fenced or failed."""
+    mount = case.mount()
+    fenced, failed = 0x1122334455667788, 0xFFEEDDCCBBAA9988
+    case.expect_error_line(mount, failed)
+    mount.started(fenced, reason=CLIENT_RECONNECT).set_fenced()
+    mount.started(failed, reason=QUORUM_BLOCK_LEADER).set_error()
+    equal(mount.next(), Finished(fenced, CLIENT_RECONNECT))
+    equal(mount.free(fenced), 0)
+    equal(mount.next(), Finished(failed, QUORUM_BLOCK_LEADER, error=True))
+
+
+@case
+def next_reports_finished_requests_in_start_order(case: Case) -> None:
+    """The oldest finished request comes first, whichever finished first."""
+    mount = case.mount()
+    # Neither sorted by rid nor the reverse of it.
+    rids = [0x50, 0x10, 0x90, 0x30, 0x70]
+    requests = {rid: mount.started(rid) for rid in rids}
+    for rid in (0x70, 0x10, 0x30):
+        requests[rid].set_fenced()
+    equal(mount.next(), Finished(0x10))
+    requests[0x50].set_fenced()
+    equal(mount.next(), Finished(0x50))
+    for rid in (0x50, 0x10, 0x30, 0x70):
+        equal(mount.next(), Finished(rid))
+        equal(mount.free(rid), 0)
+    equal(mount.next(), -ENOENT)
+    equal(mount.listed(), {name(0x90)})
+
+
+@case
+def next_leaves_the_request_listed(case: Case) -> None:
+    """Next reports the same request, whose directory stays, until it is freed."""
+    mount = case.mount()
+    request = mount.started(0xAA)
+    request.set_fenced()
+    for _ in range(3):
+        equal(mount.next(), Finished(0xAA))
+    true(request.fenced(), "the directory is there and says so")
+    equal(mount.free(0xAA), 0)
+    equal(mount.next(), -ENOENT)
+
+
+@case
+def next_never_sleeps(case: Case) -> None:
+    """Next can be called with a spinlock held, whatever it finds."""
+    mount, bare = case.mount(), case.mount("nosetup")
+    case.expect_never_set_up(bare, 1)
+    equal(mount.next("atomic"), -ENOENT)
+    requests = [mount.started(rid) for rid in range(20)]
+    equal(mount.next("atomic"), -ENOENT)
+    requests[-1].set_fenced()
+    equal(mount.next("atomic"), Finished(19))
+    equal(bare.next("atomic"), -ENODEV)
+
+
+@case
+def next_refuses_null_outputs(case: Case) -> None:
+    """A null pointer for any of the outputs is EINVAL, with and without a finished request."""
+    mount = case.mount()
+    for output in ("rid", "reason", "error"):
+        equal(mount.returns(f"next_null {output}"), -EINVAL, output)
+    mount.started(0xAA).set_fenced()
+    for output in ("rid", "reason", "error"):
+        equal(mount.returns(f"next_null {output}"), -EINVAL, output)
+    equal(mount.next(), Finished(0xAA))
+
+
+# reason_pending
+
+
+@case
+def reason_pending_counts_every_listed_request(case: Case) -> None:
+    """A reason is pending from start to free, whether its request is finished or not."""
+    mount = case.mount()
+    reasons = [CLIENT_RECOVERY, CLIENT_RECONNECT, QUORUM_BLOCK_LEADER]
+
+    def pending() -> list[int]:
+        return [mount.reason_pending(reason) for reason in reasons]
+
+    case.expect_error_line(mount, 2)
+    equal(pending(), [0, 0, 0])
+    mount.started(0, reason=CLIENT_RECOVERY)
+    equal(pending(), [1, 0, 0])
+    mount.started(1, reason=CLIENT_RECONNECT).set_fenced()
+    equal(pending(), [1, 1, 0])
+    mount.started(2, reason=QUORUM_BLOCK_LEADER).set_error()
+    equal(pending(), [1, 1, 1])
+
+    mount.started(3, reason=CLIENT_RECOVERY)
+    equal(mount.free(0), 0)
+    equal(pending(), [1, 1, 1], "another request has the reason of the freed one")
+    equal(mount.free(1), 0)
+    equal(pending(), [1, 0, 1])
+    equal(mount.free(2), 0)
+    equal(mount.free(3), 0)
+    equal(pending(), [0, 0, 0])
+
+
+@case
+def reason_pending_knows_reasons_without_a_name(case: Case) -> None:
+    """Reasons that have no name are requests' reasons like any other."""
+    mount = case.mount()
+    odd = [3, 32, 64, 77, -1, -5, INT_MAX, INT_MIN]
+    for rid, reason in enumerate(odd):
+        equal(mount.reason_pending(reason), 0, f"reason {reason} before")
+        mount.started(rid, reason=reason)
+        equal(mount.reason_pending(reason), 1, f"reason {reason}")
+    for reason in (CLIENT_RECOVERY, CLIENT_RECONNECT, QUORUM_BLOCK_LEADER, 4, 31, 33, 63, 65):
+        equal(mount.reason_pending(reason), 0, f"reason {reason}")
+    equal(mount.start(0, reason=1000), 0)
+    equal([mount.reason_pending(reason) for reason in (3, 1000)], [1, 1])
+    mount.request(5).set_fenced()
+    equal(mount.next(), Finished(5, -5))
+
+
+@case
+def reason_pending_never_sleeps(case: Case) -> None:
+    """Reason_pending can be called with a spinlock held, whatever it finds."""
+    mount, bare = case.mount(), case.mount("nosetup")
+    case.expect_never_set_up(bare, 1)
+    for rid in range(20):
+        mount.started(rid, reason=rid)
+    equal(mount.reason_pending(19, "atomic"), 1)
+    equal(mount.reason_pending(20, "atomic"), 0)
+    equal(bare.reason_pending(0, "atomic"), -ENODEV)
+
+
+# free
+
+
+@case
+def free_takes_request_and_directory_away(case: Case) -> None:
+    """After free there is no request and no directory, whatever state the request was in."""
+    mount = case.mount()
+    case.expect_error_line(mount, 2)
+    requests = [mount.started(rid, reason=rid) for rid in range(4)]
+    requests[1].set_fenced()
+    requests[2].set_error()
+    for rid in (2, 0, 1):
+        equal(mount.free(rid), 0)
+        true(not requests[rid].exists(), f"the directory of {rid} is gone")
+        equal(mount.reason_pending(rid), 0)
+    equal(mount.next(), -ENOENT)
+    equal(mount.listed(), {name(3)})
+
+
+@case
+def free_of_an_unknown_rid_is_enoent(case: Case) -> None:
+    """Free is ENOENT for a rid without a request: one never started, and one freed already."""
+    mount = case.mount()
+    equal(mount.free(0xAA), -ENOENT)
+    mount.started(0xAA)
+    equal(mount.free(0xAB), -ENOENT)
+    equal(mount.free(0xAA), 0)
+    equal(mount.free(0xAA), -ENOENT)
+
+
+@case
+def free_lets_the_rid_be_started_anew(case: Case) -> None:
+    """A rid that was freed can be started again, and knows nothing of its former request."""
+    mount = case.mount()
+    case.expect_error_line(mount, 0xAA)
+    mount.started(0xAA, "10.0.0.1", CLIENT_RECONNECT).set_error()
+    equal(mount.free(0xAA), 0)
+    request = mount.started(0xAA, "10.0.0.2", QUORUM_BLOCK_LEADER)
+    equal([request.read(file) for file in ("fenced", "error")], ["0\n", "0\n"])
+    equal(request.read("ipv4_addr"), "10.0.0.2\n")
+    equal(request.read("reason"), "quorum_block_leader\n")
+    equal(mount.reason_pending(CLIENT_RECONNECT), 0)
+    equal(mount.next(), -ENOENT)
+
+
+# stop
+
+
+@case
+def stop_drops_every_request(case: Case) -> None:
+    """After stop there are no requests and no directories, finished or not."""
+    mount = case.mount()
+    case.expect_error_line(mount, 2)
+    requests = [mount.started(rid, reason=rid) for rid in range(3)]
+    requests[1].set_fenced()
+    requests[2].set_error()
+    mount.stop()
+    equal(mount.listed(), set())
+    equal(mount.next(), -ENOENT)
+    equal([mount.reason_pending(rid) for rid in range(3)], [0, 0, 0])
+    equal([mount.free(rid) for rid in range(3)], [-ENOENT] * 3)
+    true(mount.directory.exists(), "the mount's directory stays")
+
+
+@case
+def stop_lets_start_work_again(case: Case) -> None:
+    """The same mount can be elected again: after stop all is as after setup."""
+    mount = case.mount()
+    for rid in (0xAA, 0xBB):
+        mount.started(rid)
+    mount.stop()
+    mount.stop()
+    equal(mount.wait_fenced_jiffies(LONG_MAX), 0, "wait with nothing listed")
+    request = mount.started(0xAA)
+    equal(request.read("fenced"), "0\n")
+    request.set_fenced()
+    equal(mount.wait_fenced(0), 0)
+    equal(mount.next(), Finished(0xAA))
+
+
+# destroy
+
+
+@case
+def destroy_takes_the_mounts_directory_away(case: Case) -> None:
+    """Destroy drops every request and takes the mount's directory away."""
+    mount = case.mount()
+    case.expect_error_line(mount, 2)
+    requests = [mount.started(rid) for rid in range(3)]
+    requests[1].set_fenced()
+    requests[2].set_error()
+    mount.destroy()
+    true(not mount.directory.exists(), "the directory is gone")
+
+
+@case
+def destroy_twice_is_harmless(case: Case) -> None:
+    """Destroy of a superblock that is destroyed, by hand and then by unmount, does nothing."""
+    mount = case.mount()
+    mount.started(0xAA)
+    mount.destroy()
+    mount.destroy()
+    mount.unmount()
+
+
+@case
+def destroy_and_stop_without_setup_are_harmless(case: Case) -> None:
+    """Destroy and stop of a superblock that was never set up do nothing."""
+    other = case.mount()
+    request = other.started(0xAA)
+    mount = case.mount("nosetup")
+    mount.stop()
+    mount.destroy()
+    mount.stop()
+    mount.unmount()
+    true(request.exists(), "another mount's request is still there")
+
+
+@case
+def destroy_cleans_up_after_a_failed_mount(case: Case) -> None:
+    """A mount that fails half-way leaves nothing, and the next mount works."""
+    for _ in range(5):
+        fails_with(EIO, case.mount, "fail")
+        fails_with(EIO, case.mount, "fail,nosetup")
+    mount = case.mount()
+    mount.started(0xAA).set_fenced()
+    equal(mount.next(), Finished(0xAA))
+
+
+@case
+def unmount_leaves_nothing(case: Case) -> None:
+    """Unmount takes away the mount's directory, with requests of every kind in it."""
+    mount = case.mount()
+    case.expect_error_line(mount, 2)
+    requests = [mount.started(rid) for rid in range(3)]
+    requests[1].set_fenced()
+    requests[2].set_error()
+    true(mount.directory.exists(), "the directory is there")
+    mount.unmount()
+    true(not mount.directory.exists(), "the directory is gone")
+
+
+# What every function does with a superblock that it cannot work on.
+
+
+@case
+def a_call_without_setup_is_enodev(case: Case) -> None:
+    """Every function that returns an int but setup is ENODEV without setup, with one log line."""
+    mount = case.mount("nosetup")
+    case.expect_never_set_up(mount, 6)
+    equal(mount.start(0xAA), -ENODEV)
+    equal(mount.next(), -ENODEV)
+    equal(mount.reason_pending(CLIENT_RECOVERY), -ENODEV)
+    equal(mount.free(0xAA), -ENODEV)
+    equal(mount.wait_fenced(0), -ENODEV)
+    equal(mount.wait_fenced_jiffies(LONG_MAX), -ENODEV)
+
+
+@case
+def a_call_after_destroy_is_enodev(case: Case) -> None:
+    """A superblock that was destroyed is like one that was never set up."""
+    mount = case.mount()
+    mount.started(0xAA)
+    mount.destroy()
+    case.expect_never_set_up(mount, 5)
+    equal(mount.start(0xAA), -ENODEV)
+    equal(mount.next(), -ENODEV)
+    equal(mount.reason_pending(CLIENT_RECOVERY), -ENODEV)
+    equal(mount.free(0xAA), -ENODEV)
+    equal(mount.wait_fenced(0), -ENODEV)
+
+
+@case
+def a_null_superblock_is_einval(case: Case) -> None:
+    """Every function that returns an int is EINVAL for a null superblock; the others do nothing."""
+    mount = case.mount()
+    request = mount.started(0xAA)
+    for command in (
+        "setup",
+        "start aa 10.0.0.7 0",
+        "next",
+        "atomic next",
+        "reason_pending 0",
+        "atomic reason_pending 0",
+        "free aa",
+        "wait_fenced 0",
+        f"wait_fenced_jiffies {LONG_MAX}",
+        "wait_fenced_jiffies -1",
+    ):
+        equal(mount.returns(f"null {command}"), -EINVAL, command)
+    for command in ("stop", "destroy"):
+        equal(mount.returns(f"null {command}"), 0, command)
+    true(request.exists(), "the request is still there")
+
+
+@case
+def extreme_arguments_are_taken(case: Case) -> None:
+    """Any rid, address and reason makes a request that works like every other."""
+    mount = case.mount()
+    rids = [0, 2**64 - 1, 2**63, 2**63 - 1, 1]
+    addresses = ["0.0.0.0", "255.255.255.255", "255.0.0.0", "0.0.0.255", "127.0.0.1"]
+    reasons = [INT_MIN, INT_MAX, -1, 2**16, CLIENT_RECOVERY]
+    for rid, address, reason in zip(rids, addresses, reasons, strict=True):
+        request = mount.started(rid, address, reason)
+        equal(request.read("rid"), f"{rid:016x}\n")
+        equal(request.read("ipv4_addr"), f"{address}\n")
+        request.set_fenced()
+    for rid, reason in zip(rids, reasons, strict=True):
+        equal(mount.next(), Finished(rid, reason))
+        equal(mount.free(rid), 0)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Many requests at once, and many who act at once."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from errno import EBUSY, EIO, ENODEV, ENOENT, ESHUTDOWN, ESTALE, ETIMEDOUT
+
+from case import Case, case
+from fence import CLIENT_RECONNECT, Finished, Mount, Stopwatch, equal, fails_with, true
+
+MANY = 10_000
+
+
+class Actors:
+    """Processes that do one thing over and over until they are told to stop."""
+
+    def __init__(self, *actions: Callable[[], None]) -> None:
+        self._pids = [self._fork(action) for action in actions]
+
+    @staticmethod
+    def _fork(action: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        going = True
+
+        def stop(*_: object) -> None:
+            nonlocal going
+            going = False
+
+        status = 1
+        try:
+            signal.signal(signal.SIGTERM, stop)
+            while going:
+                action()
+            status = 0
+        except Exception as error:
+            print(f"# {error}", flush=True)
+        finally:
+            os._exit(status)
+
+    def stop(self) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGTERM)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self._pids]
+        equal(statuses, [0] * len(statuses), "how the processes ended")
+
+
+def ignoring(function: Callable[[], object], *errors: int) -> Callable[[], None]:
+    """The function, but that these errors are as good as success."""
+
+    def action() -> None:
+        try:
+            function()
+        except OSError as error:
+            if error.errno not in errors:
+                raise
+
+    return action
+
+
+@case
+def ten_thousand_requests_on_one_mount(case: Case) -> None:
+    """Ten thousand requests are all listed, reported in start order, freed, and dropped by stop."""
+    mount = case.mount()
+    watch = Stopwatch()
+    rids = list(range(MANY))
+    random.Random(1).shuffle(rids)
+    for rid in rids:
+        if mount.start(rid, reason=CLIENT_RECONNECT):
+            equal(mount.start(rid), 0, f"start {rid}")
+    case.note(f"started {MANY} requests in {watch.seconds():.1f} s")
+    equal(len(mount.listed()), MANY)
+
+    equal(mount.reason_pending(CLIENT_RECONNECT), 1)
+    equal(mount.reason_pending(CLIENT_RECONNECT + 1), 0)
+    equal(mount.wait_fenced(0), -ETIMEDOUT)
+
+    watch = Stopwatch()
+    some = rids[:: MANY // 100]
+    for rid in reversed(some):
+        mount.request(rid).set_fenced()
+    for rid in some:
+        equal(mount.next(), Finished(rid, CLIENT_RECONNECT))
+        equal(mount.free(rid), 0)
+    equal(mount.next(), -ENOENT)
+    equal(len(mount.listed()), MANY - len(some))
+    case.note(f"fenced, reported and freed {len(some)} of them in {watch.seconds():.1f} s")
+
+    watch = Stopwatch()
+    mount.stop()
+    equal(mount.listed(), set())
+    case.note(f"stopped with {MANY - len(some)} of them in {watch.seconds():.1f} s")
+
+
+@case
+def free_returns_while_a_file_is_being_written(case: Case) -> None:
+    """Free waits for stores that run and for no others: it returns while agents keep writing."""
+    mount = case.mount()
+    rid = 0xAA
+    for round_ in range(10):
+        request = mount.started(rid)
+        files = [os.open(request.path / file, os.O_RDWR) for file in ("fenced", "error") * 2]
+        texts = [b"1\n", b"0\n", b"0\n", b"x\n"]
+
+        def write_to(file: int, text: bytes) -> Callable[[], None]:
+            return ignoring(lambda: os.write(file, text), ENODEV, ESTALE, 22)
+
+        actors = Actors(*map(write_to, files, texts))
+        try:
+            time.sleep(0.02)
+            # At times by stop, which takes directories away as free does.
+            if round_ % 3 == 2:
+                mount.stop()
+            else:
+                equal(mount.free(rid), 0)
+            true(not request.exists(), "the directory is gone")
+            for file, text in zip(files, texts, strict=True):
+                fails_with(ENODEV, os.write, file, text)
+        finally:
+            actors.stop()
+            for file in files:
+                os.close(file)
+    equal(mount.next(), -ENOENT)
+
+
+@case
+def writers_at_the_same_time_agree(case: Case) -> None:
+    """However fenced and error are written at the same time, the outcome is one: failed."""
+    mount = case.mount()
+    for rid in range(30):
+        case.expect_error_line(mount, rid)
+        request = mount.started(rid)
+        waiter = mount.background("wait_fenced 20000")
+        actors = Actors(
+            ignoring(request.set_fenced, ESTALE),
+            ignoring(request.set_fenced, ESTALE),
+            request.set_error,
+        )
+        answer = waiter.answer()
+        request.until_failed()
+        actors.stop()
+        true(answer in (0, -EIO), f"the waiter was told {answer}")
+        fails_with(ESTALE, request.set_fenced)
+        equal(mount.wait_fenced(0), -EIO)
+        equal(mount.next(), Finished(rid, error=True))
+        equal(mount.free(rid), 0)
+
+
+@case
+def calls_may_race_with_each_other_and_with_destroy(case: Case) -> None:
+    """Calls at the same time as setup, stop and destroy return one of their errors, no worse."""
+    mount = case.mount()
+    case.expect_never_set_up(mount, None)
+    rids = range(4)
+    for rid in rids:
+        case.expect_error_line(mount, rid, None)
+
+    def one_of(allowed: set[int], call: Callable[[], int]) -> Callable[[], None]:
+        def action() -> None:
+            answer = call()
+            true(answer in allowed, f"{answer} is one of {allowed}")
+
+        return action
+
+    def next_ends_well() -> None:
+        answer = mount.next()
+        true(isinstance(answer, Finished) or answer in (-ENOENT, -ENODEV), f"next told {answer}")
+
+    def any_rid() -> int:
+        return random.choice(rids)
+
+    def agent() -> None:
+        mount.request(any_rid()).write(random.choice(("fenced", "error")), "1")
+
+    waited = {0, -EIO, -ETIMEDOUT, -ESHUTDOWN, -ENODEV}
+    actors = Actors(
+        one_of({0, -ENODEV}, lambda: mount.start(any_rid())),
+        one_of({0, -ENODEV}, lambda: mount.start(any_rid())),
+        one_of({0, -ENODEV, -ENOENT}, lambda: mount.free(any_rid())),
+        one_of(waited, lambda: mount.wait_fenced(5)),
+        one_of({0, 1, -ENODEV}, lambda: mount.reason_pending(0)),
+        next_ends_well,
+        ignoring(agent, ENOENT, ENODEV, ESTALE),
+        one_of({0, -EBUSY}, mount.setup),
+    )
+    try:
+        for _ in range(30):
+            time.sleep(0.02)
+            mount.stop()
+            time.sleep(0.01)
+            mount.destroy()
+    finally:
+        actors.stop()
+    true(mount.setup() in (0, -EBUSY), "setup works at the end")
+    mount.stop()
+    mount.started(0xAA).set_fenced()
+    equal(mount.next(), Finished(0xAA))
+
+
+@case
+def mounts_come_and_go_at_the_same_time(case: Case) -> None:
+    """Mounting, asking and unmounting in several processes at once works for each of them."""
+    first = case.mount()
+
+    def come_and_go(number: int) -> Callable[[], None]:
+        def action() -> None:
+            mount = Mount(first.path.with_name(f"other{number}"))
+            mount.started(0xAA).set_fenced()
+            equal(mount.next(), Finished(0xAA))
+            mount.unmount()
+
+        return action
+
+    actors = Actors(*map(come_and_go, range(3)))
+    time.sleep(1)
+    actors.stop()
+    equal(first.listed(), set())

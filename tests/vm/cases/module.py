@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Loading and unloading, and what is left of it."""
+
+import os
+from errno import EAGAIN, EBUSY, ENODEV
+from pathlib import Path
+
+import kernel
+from case import Case, case
+from fence import CaseFailed, Finished, equal, fails_with, true
+
+
+def refuses_to_unload(module: str) -> None:
+    try:
+        kernel.unload(module)
+    except OSError as error:
+        true(error.errno in (EAGAIN, EBUSY), f"{module} is in use: {error}")
+    else:
+        raise CaseFailed(f"{module} was unloaded while in use")
+
+
+@case
+def loading_prints_one_line_with_the_version(case: Case) -> None:
+    """Loading prints one line, no warning, with the module's version; unloading prints nothing."""
+    kernel.unload_both()
+    equal(case.log.of_module(), [])
+    kernel.load(kernel.FENCE)
+    lines = case.log.of_module()
+    equal(len(lines), 1, "lines printed")
+    version = Path("/sys/module", kernel.FENCE, "version").read_text().strip()
+    true(bool(version) and version in lines[0].text, f"{version!r} is in {lines[0].text!r}")
+    equal(lines[0].level, 6, "the line's level (6: information)")
+    case.expect_line(".*")
+
+
+@case
+def unloading_leaves_nothing(case: Case) -> None:
+    """Loading and unloading, ten times with requests in between, leaves nothing in /sys."""
+    case.expect_line(".*version.*", 10)
+    kernel.unload_both()
+    for _ in range(10):
+        kernel.load_both()
+        true(kernel.FENCE_SYSFS.is_dir(), "the module's directory is there")
+        equal(list(kernel.FENCE_SYSFS.iterdir()), [])
+        mount = case.mount()
+        mount.started(0xAA).set_fenced()
+        mount.started(0xBB)
+        equal(mount.next(), Finished(0xAA))
+        mount.unmount()
+        kernel.unload_both()
+        true(not kernel.FENCE_SYSFS.exists(), "the module's directory is gone")
+        true(not kernel.is_loaded(kernel.FENCE), "the module is gone")
+
+
+@case
+def unload_is_refused_while_a_filesystem_uses_it(case: Case) -> None:
+    """The module cannot be unloaded while a filesystem that calls it is loaded or mounted."""
+    mount = case.mount()
+    request = mount.started(0xAA)
+    refuses_to_unload(kernel.FENCE)
+    refuses_to_unload(kernel.FILESYSTEM)
+    true(request.exists(), "the request is still there")
+    mount.unmount()
+    refuses_to_unload(kernel.FENCE)
+    kernel.unload_both()
+    true(not kernel.is_loaded(kernel.FENCE), "and then it can")
+
+
+@case
+def unload_works_with_a_dropped_requests_file_open(case: Case) -> None:
+    """A file of a request that is gone, still held open, neither stops nor survives an unload."""
+    mount = case.mount()
+    request = mount.started(0xAA)
+    files = [os.open(request.path / file, os.O_RDWR) for file in ("fenced", "error")]
+    try:
+        mount.unmount()
+        kernel.unload_both()
+        for file in files:
+            fails_with(ENODEV, os.read, file, 16)
+            fails_with(ENODEV, os.write, file, b"1\n")
+    finally:
+        for file in files:
+            os.close(file)
+
+
+@case
+def publishes_each_mount_as_scoutfs_does(case: Case) -> None:
+    """The test filesystem shows each mount's rid in /sys/fs/scoutfs, as agents expect it."""
+    case.mount("rid=abcdef0123456789")
+    case.mount("rid=abcdef0123456789")
+    case.mount()
+    rids = [path.read_text() for path in kernel.SCOUTFS_SYSFS.glob("f.*.r.*/rid")]
+    equal(len(rids), 3)
+    equal(rids.count("abcdef0123456789\n"), 2)
+    equal(len(list(kernel.SCOUTFS_SYSFS.glob("f.*.r.abcdef"))), 2)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Requests that nobody serves."""
+
+import time
+from errno import EINVAL, EIO, ENOENT, ESTALE
+
+import kernel
+from case import Case, case
+from fence import Finished, Stopwatch, equal, fails_with, true
+
+
+@case
+def timeout_ms_is_30_seconds_unless_set(case: Case) -> None:
+    """The module parameter timeout_ms is 30000 by default, and all can read it."""
+    equal(kernel.TIMEOUT_MS.read_text(), "30000\n")
+    equal(kernel.TIMEOUT_MS.stat().st_mode & 0o777, 0o644)
+
+
+@case
+def timeout_ms_has_bounds(case: Case) -> None:
+    """Timeout_ms can be 100 to 3600000; anything else is EINVAL and changes nothing."""
+    for good in (100, 101, 3599999, 3600000, 30000):
+        case.set_timeout_ms(good)
+        equal(kernel.TIMEOUT_MS.read_text(), f"{good}\n")
+    bad = ["99", "3600001", "0", "-1", "-200", "abc", "200x", "", "\n", " ", "1e3", "200.5"]
+    # These are 200 to whoever cuts them off at 16, 32 or 64 bits.
+    bad += [str(2**16 * 2**16 + 200), str(2**64 + 200), str(200 - 2**64), "9" * 400]
+    for text in bad:
+        if text:
+            fails_with(EINVAL, kernel.TIMEOUT_MS.write_text, text)
+        equal(kernel.TIMEOUT_MS.read_text(), "30000\n", f"after {text!r}")
+
+
+@case
+def timeout_ms_can_be_given_on_load(case: Case) -> None:
+    """Loading takes timeout_ms with the same bounds: outside of them it is EINVAL, not loaded."""
+    kernel.unload_both()
+    for bad in ("99", "3600001", "never"):
+        case.expect_line(f"`{bad}' invalid for parameter `timeout_ms'")
+        fails_with(EINVAL, kernel.load, kernel.FENCE, f"timeout_ms={bad}")
+        true(not kernel.is_loaded(kernel.FENCE), "it is not loaded")
+        true(not kernel.FENCE_SYSFS.exists(), "and has left nothing")
+    case.expect_line(".*version.*")
+    kernel.load(kernel.FENCE, "timeout_ms=150")
+    kernel.load(kernel.FILESYSTEM)
+    equal(kernel.TIMEOUT_MS.read_text(), "150\n")
+    mount = case.mount()
+    case.expect_timeout_line(mount, 0xAA, 150)
+    mount.started(0xAA).until_failed()
+
+
+@case
+def a_request_that_nobody_serves_fails_in_time(case: Case) -> None:
+    """After timeout_ms, and not before, a request fails, is logged and can no more be fenced."""
+    mount = case.mount()
+    case.set_timeout_ms(300)
+    case.expect_timeout_line(mount, 0xDEADBEEF, 300)
+    watch = Stopwatch()
+    request = mount.started(0xDEADBEEF)
+    time.sleep(0.15)
+    equal(request.read("error"), "0\n")
+    equal(mount.next(), -ENOENT)
+    request.until_failed()
+    watch.at_least(0.3)
+    watch.at_most(5)
+    equal(mount.next(), Finished(0xDEADBEEF, error=True))
+    equal(mount.wait_fenced(0), -EIO)
+    equal(request.read("fenced"), "0\n")
+    fails_with(ESTALE, request.set_fenced)
+
+
+@case
+def a_finished_request_does_not_time_out(case: Case) -> None:
+    """Neither a fenced nor a failed nor a dropped request times out later; one between them does."""
+    mount = case.mount()
+    case.set_timeout_ms(200)
+    case.expect_error_line(mount, 2)
+    case.expect_timeout_line(mount, 3, 200)
+    fenced, failed, unserved, _ = (mount.started(rid) for rid in (1, 2, 3, 4))
+    fenced.set_fenced()
+    failed.set_error()
+    equal(mount.free(4), 0)
+    unserved.until_failed()
+    time.sleep(0.2)
+    equal([fenced.read("fenced"), fenced.read("error")], ["1\n", "0\n"])
+    equal(mount.next(), Finished(1))
+
+
+@case
+def a_dropped_request_does_not_time_out(case: Case) -> None:
+    """Requests that stop, destroy or unmount dropped do not time out later."""
+    case.set_timeout_ms(150)
+    stopped, destroyed, unmounted = (case.mount() for _ in range(3))
+    for mount in (stopped, destroyed, unmounted):
+        mount.started(0xAA)
+    stopped.stop()
+    destroyed.destroy()
+    unmounted.unmount()
+    time.sleep(0.3)
+    equal(stopped.next(), -ENOENT)
+
+
+@case
+def a_rid_started_again_has_its_time_from_then_on(case: Case) -> None:
+    """A freed rid's new request does not fail when the old one would have."""
+    mount = case.mount()
+    case.set_timeout_ms(400)
+    case.expect_timeout_line(mount, 0xAA, 400)
+    mount.started(0xAA)
+    time.sleep(0.25)
+    equal(mount.free(0xAA), 0)
+    watch = Stopwatch()
+    mount.started(0xAA).until_failed()
+    watch.at_least(0.4)
+
+
+@case
+def starting_a_pending_rid_does_not_prolong_it(case: Case) -> None:
+    """A second start of a pending rid is the same request, which fails when it would have."""
+    mount = case.mount()
+    case.set_timeout_ms(400)
+    case.expect_timeout_line(mount, 0xAA, 400)
+    watch = Stopwatch()
+    request = mount.started(0xAA)
+    time.sleep(0.3)
+    equal(mount.start(0xAA), 0)
+    request.until_failed()
+    watch.at_least(0.4)
+    watch.at_most(0.65)
+
+
+@case
+def each_request_times_out_for_itself(case: Case) -> None:
+    """Requests of one mount and of several fail one after the other, each in its own time."""
+    one, other = case.mount(), case.mount()
+    case.set_timeout_ms(400)
+    watches = []
+    requests = []
+    for mount, rid in ((one, 0xAA), (other, 0xAA), (one, 0xBB)):
+        case.expect_timeout_line(mount, rid, 400)
+        watches.append(Stopwatch())
+        requests.append(mount.started(rid))
+        time.sleep(0.1)
+    for index, (request, watch) in enumerate(zip(requests, watches, strict=True)):
+        request.until_failed()
+        watch.at_least(0.4)
+        equal([later.failed() for later in requests[index + 1 :]], [False] * (2 - index))
+
+
+@case
+def raising_timeout_ms_changes_later_requests_only(case: Case) -> None:
+    """A request keeps the span that held when it was made, though timeout_ms is raised."""
+    mount = case.mount()
+    case.set_timeout_ms(200)
+    case.expect_timeout_line(mount, 0xAA, 200)
+    older = mount.started(0xAA)
+    case.set_timeout_ms(3600000)
+    younger = mount.started(0xBB)
+    older.until_failed()
+    time.sleep(0.2)
+    true(not younger.failed(), "the younger one has its hour")
+
+
+@case
+def lowering_timeout_ms_changes_later_requests_only(case: Case) -> None:
+    """With timeout_ms lowered the younger request fails first, and the older one in its time."""
+    mount = case.mount()
+    case.set_timeout_ms(700)
+    case.expect_timeout_line(mount, 0xAA, 700)
+    case.expect_timeout_line(mount, 0xBB, 150)
+    watch = Stopwatch()
+    older = mount.started(0xAA)
+    case.set_timeout_ms(150)
+    younger = mount.started(0xBB)
+    younger.until_failed()
+    true(not older.failed(), "the older one has time left")
+    watch.at_most(0.6)
+    equal(mount.next(), Finished(0xBB, error=True))
+    older.until_failed()
+    watch.at_least(0.7)
+    watch.at_most(5)
+    equal(mount.next(), Finished(0xAA, error=True))

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The two sides of a fence request: the filesystem that calls, and the directory in sysfs."""
+
+import errno
+import os
+import re
+import select
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import kernel
+
+CLIENT_RECOVERY = 0
+CLIENT_RECONNECT = 1
+QUORUM_BLOCK_LEADER = 2
+
+LONG_MAX = 2**63 - 1
+LONG_MIN = -(2**63)
+
+
+class CaseFailed(Exception):
+    """A promise was not kept."""
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, int) and -value in errno.errorcode:
+        return f"-{errno.errorcode[-value]}"
+    return repr(value)
+
+
+def equal(got: object, wanted: object, what: str = "") -> None:
+    if got != wanted:
+        subject = f"{what}: " if what else ""
+        raise CaseFailed(f"{subject}got {_readable(got)}, wanted {_readable(wanted)}")
+
+
+def true(condition: bool, what: str) -> None:
+    if not condition:
+        raise CaseFailed(f"not so: {what}")
+
+
+def fails_with(number: int, function: object, *arguments: object) -> None:
+    """Calls the function, which has to raise this error."""
+    assert callable(function)
+    try:
+        function(*arguments)
+    except OSError as error:
+        equal(-(error.errno or 0), -number, f"{function.__name__}{arguments}")
+    else:
+        raise CaseFailed(f"{function.__name__}{arguments} worked, wanted {errno.errorcode[number]}")
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def at_least(self, seconds: float) -> None:
+        # The kernel's timers count in ticks, and the tick that runs counts as a whole one.
+        true(self.seconds() >= seconds - 0.010, f"took {seconds} s ({self.seconds():.3f} s)")
+
+    def at_most(self, seconds: float) -> None:
+        true(self.seconds() <= seconds, f"took no more than {seconds} s ({self.seconds():.3f} s)")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What scoutfs_fence_next tells about a request."""
+
+    rid: int
+    reason: int = CLIENT_RECOVERY
+    error: bool = False
+
+    def __repr__(self) -> str:
+        return f"rid {self.rid:016x} reason {self.reason} error {self.error}"
+
+
+class Call:
+    """
+    A call made by a process of its own, so that it can block while others act.
+
+    It is a process and not a thread so that a call that never returns does not keep the tests
+    from ending.
+    """
+
+    def __init__(self, mount: "Mount", command: str) -> None:
+        self.command = command
+        self._answers, answer = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(answer)
+            return
+        try:
+            signal.signal(signal.SIGUSR1, lambda *_: None)
+            text = mount.call(command)
+            os.write(answer, text.encode())
+        finally:
+            os._exit(0)
+
+    def until_blocked(self) -> "Call":
+        """Returns once the process sleeps in its write to the call file."""
+        watch = Stopwatch()
+        while not self._is_in_write():
+            if self.has_ended():
+                raise CaseFailed(f"'{self.command}' returned {self._read()} and did not block")
+            watch.at_most(10)
+            time.sleep(0.002)
+        return self
+
+    def _is_in_write(self) -> bool:
+        # The number of the system call that a sleeping process is in; "running" for others.
+        return Path(f"/proc/{self.pid}/syscall").read_text().split()[0] == "1"
+
+    def has_ended(self, within: float = 0) -> bool:
+        return bool(select.select([self._answers], [], [], within)[0])
+
+    def _read(self) -> str:
+        text = os.read(self._answers, 256).decode()
+        os.waitpid(self.pid, 0)
+        os.close(self._answers)
+        return text.strip()
+
+    def answer(self, within: float = 10) -> int:
+        if not self.has_ended(within):
+            raise CaseFailed(f"'{self.command}' has not returned within {within} s")
+        text = self._read()
+        if not text:
+            raise CaseFailed(f"'{self.command}' could not be called")
+        return int(text.split()[0])
+
+    def stays_blocked(self, seconds: float = 0.05) -> None:
+        if self.has_ended(seconds):
+            raise CaseFailed(f"'{self.command}' returned {self._read()} and should still wait")
+
+    def interrupt(self) -> None:
+        os.kill(self.pid, signal.SIGUSR1)
+
+
+class Request:
+    """A request's directory, as an agent sees it."""
+
+    FILES = ("rid", "ipv4_addr", "reason", "elapsed_secs", "fenced", "error")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def read(self, name: str) -> str:
+        return (self.path / name).read_text()
+
+    def write(self, name: str, text: str) -> None:
+        file = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+
+    def fenced(self) -> bool:
+        return self.read("fenced") == "1\n"
+
+    def failed(self) -> bool:
+        return self.read("error") == "1\n"
+
+    def set_fenced(self) -> None:
+        self.write("fenced", "1\n")
+
+    def set_error(self) -> None:
+        self.write("error", "1\n")
+
+    def until_failed(self, within: float = 10) -> None:
+        watch = Stopwatch()
+        while not self.failed():
+            watch.at_most(within)
+            time.sleep(0.002)
+
+
+class Mount:
+    """One mount of the test filesystem; its methods are the functions of fence.h."""
+
+    def __init__(self, path: Path, options: str = "") -> None:
+        self.path = path
+        path.mkdir(exist_ok=True)
+        kernel.mount("fence_test", path, options)
+        device = path.stat().st_dev
+        self.device = f"{os.major(device)}:{os.minor(device)}"
+        self.directory = kernel.FENCE_SYSFS / self.device
+
+    def unmount(self, flags: int = 0) -> None:
+        kernel.unmount(self.path, flags)
+
+    def is_mounted(self) -> bool:
+        return self.path.is_mount()
+
+    def call(self, command: str) -> str:
+        file = os.open(self.path / "call", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.write(file, command.encode())
+            return os.read(file, 256).decode()
+        finally:
+            os.close(file)
+
+    def returns(self, command: str) -> int:
+        return int(self.call(command).split()[0])
+
+    def background(self, command: str) -> Call:
+        return Call(self, command)
+
+    # How the functions are called.
+
+    def setup(self) -> int:
+        return self.returns("setup")
+
+    def start(self, rid: int, ip: str = "10.0.0.7", reason: int = CLIENT_RECOVERY) -> int:
+        return self.returns(f"start {rid:x} {ip} {reason}")
+
+    def next(self, how: str = "") -> int | Finished:
+        """The oldest finished request, or the errno where there is none."""
+        answer = self.call(f"{how} next")
+        found = re.fullmatch(r"0 rid=([0-9a-f]{16}) reason=(-?\d+) error=([01])\n", answer)
+        if not found:
+            return int(answer)
+        return Finished(int(found[1], 16), int(found[2]), found[3] == "1")
+
+    def reason_pending(self, reason: int, how: str = "") -> int:
+        return self.returns(f"{how} reason_pending {reason}")
+
+    def free(self, rid: int) -> int:
+        return self.returns(f"free {rid:x}")
+
+    def wait_fenced(self, milliseconds: int) -> int:
+        return self.returns(f"wait_fenced {milliseconds}")
+
+    def wait_fenced_jiffies(self, jiffies: int) -> int:
+        return self.returns(f"wait_fenced_jiffies {jiffies}")
+
+    def stop(self) -> None:
+        equal(self.returns("stop"), 0)
+
+    def destroy(self) -> None:
+        equal(self.returns("destroy"), 0)
+
+    def waiter(self, milliseconds: int = 60_000) -> Call:
+        """A call of wait_fenced that waits."""
+        return self.background(f"wait_fenced {milliseconds}").until_blocked()
+
+    # What userspace sees of it.
+
+    def request(self, rid: int) -> Request:
+        return Request(self.directory / "fence" / f"{rid:016x}")
+
+    def started(self, rid: int, ip: str = "10.0.0.7", reason: int = CLIENT_RECOVERY) -> Request:
+        """The directory of a request that is new."""
+        equal(self.start(rid, ip, reason), 0, f"start {rid:x}")
+        return self.request(rid)
+
+    def listed(self) -> set[str]:
+        return {path.name for path in (self.directory / "fence").iterdir()}
+
+
+def name(rid: int) -> str:
+    """A request's directory is called this."""
+    return f"{rid:016x}"

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the cases need of the guest's kernel: system calls, modules and the kernel's log."""
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+MODULES = Path(os.environ.get("FENCE_TEST_MODULES", "/tests"))
+FENCE = "scoutfs_fence"
+FILESYSTEM = "fence_test_fs"
+
+FENCE_SYSFS = Path("/sys/fs/scoutfs_fence")
+SCOUTFS_SYSFS = Path("/sys/fs/scoutfs")
+TIMEOUT_MS = Path(f"/sys/module/{FENCE}/parameters/timeout_ms")
+
+MNT_DETACH = 2
+# The numbers of x86_64; the C library has no functions for these two.
+SYS_DELETE_MODULE = 176
+SYS_FINIT_MODULE = 313
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _raise_errno(what: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), what)
+
+
+def mount(filesystem: str, target: Path, options: str) -> None:
+    if _libc.mount(b"none", str(target).encode(), filesystem.encode(), 0, options.encode()):
+        _raise_errno(f"mount {target}")
+
+
+def unmount(target: Path, flags: int = 0) -> None:
+    if _libc.umount2(str(target).encode(), flags):
+        _raise_errno(f"umount {target}")
+
+
+def is_loaded(module: str) -> bool:
+    return Path("/sys/module", module).exists()
+
+
+def load(module: str, parameters: str = "") -> None:
+    file = os.open(MODULES / f"{module}.ko", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syscall(SYS_FINIT_MODULE, file, parameters.encode(), 0):
+            _raise_errno(f"load {module}")
+    finally:
+        os.close(file)
+
+
+def unload(module: str) -> None:
+    if _libc.syscall(SYS_DELETE_MODULE, module.encode(), os.O_NONBLOCK):
+        _raise_errno(f"unload {module}")
+
+
+def load_both() -> None:
+    for module in (FENCE, FILESYSTEM):
+        if not is_loaded(module):
+            load(module)
+
+
+def unload_both() -> None:
+    for module in (FILESYSTEM, FENCE):
+        if is_loaded(module):
+            unload(module)
+
+
+def taints() -> int:
+    return int(Path("/proc/sys/kernel/tainted").read_text())
+
+
+@dataclass(frozen=True)
+class LogLine:
+    level: int
+    text: str
+
+
+# What the kernel prints when something is wrong with it, whoever is to blame.
+_COMPLAINT = re.compile(
+    r"WARNING|BUG|Oops|Call Trace|INFO: (task|rcu|possible|trying)|rcu: INFO|blocked for more than"
+    r"|general protection|unable to handle|list_(add|del) corruption|refcount_t"
+    r"|scheduling while atomic|sleeping function|circular locking|inconsistent lock|suspicious RCU"
+    r"|possible recursive|kobject|kernfs|sysfs|UBSAN|KASAN|kmemleak|ODEBUG|debugobjects"
+    r"|soft lockup|hard LOCKUP|page allocation failure|panicked|rust_kernel",
+)
+# Printed once for each boot by whatever module is built out of tree and not signed.
+_ALLOWED = re.compile(r"loading out-of-tree module taints kernel|module verification failed")
+
+
+class KernelLog:
+    """The lines the kernel has logged since this was made."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self._file, 0, os.SEEK_END)
+        self._lines: list[LogLine] = []
+
+    def __enter__(self) -> "KernelLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._file)
+
+    def lines(self) -> list[LogLine]:
+        while True:
+            try:
+                record = os.read(self._file, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return list(self._lines)
+            head, _, message = record.partition(";")
+            text = message.split("\n", 1)[0]
+            self._lines.append(LogLine(int(head.split(",", 1)[0]) & 7, text))
+
+    def complaints(self) -> list[str]:
+        return [
+            line.text
+            for line in self.lines()
+            if _COMPLAINT.search(line.text) and not _ALLOWED.search(line.text)
+        ]
+
+    def of_module(self) -> list[LogLine]:
+        """What the module itself printed, without the prefix that all its lines have."""
+        prefix = f"{FENCE}: "
+        return [
+            LogLine(line.level, line.text.removeprefix(prefix))
+            for line in self.lines()
+            if line.text.startswith(prefix) and not _ALLOWED.search(line.text)
+        ]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Runs cases in the guest and prints KTAP.
+
+main.py [NAME...]    runs these cases, or all
+main.py --list       prints their names; works anywhere
+"""
+
+import importlib
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import case
+import kernel
+from fence import CaseFailed
+
+HERE = Path(__file__).resolve().parent
+
+for _file in sorted((HERE / "cases").glob("*.py")):
+    importlib.import_module(f"cases.{_file.stem}")
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def where(error: BaseException) -> list[str]:
+    """The lines of the case that led to the error, innermost last."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).parent.name == "cases"
+    ]
+    return [f"{Path(f.filename).name}:{f.lineno}: {f.line}" for f in frames]
+
+
+def explain(error: BaseException) -> list[str]:
+    kind = "" if isinstance(error, CaseFailed) else f"{type(error).__name__}: "
+    return [*where(error), f"{kind}{error}"]
+
+
+def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
+    """Runs one case; returns what went wrong, and the case's notes."""
+    try:
+        kernel.load_both()
+    except OSError as error:
+        return explain(error), []
+
+    problems: list[str] = []
+    taints = kernel.taints()
+    with kernel.KernelLog() as log:
+        state = case.Case(log)
+        for step in (lambda: function(state), state.tidy, state.check_log):
+            try:
+                step()
+            except Exception as error:  # whatever a case raises is its failure
+                problems += explain(error)
+        if kernel.taints() != taints:
+            problems.append(f"the kernel is tainted now: {taints} became {kernel.taints()}")
+        if problems:
+            problems += [f"kernel log: <{line.level}> {line.text}" for line in log.lines()[-40:]]
+    return problems, state.notes
+
+
+def run_all(names: list[str]) -> int:
+    failed = 0
+    say("KTAP version 1", f"1..{len(names)}")
+    for number, name in enumerate(names, 1):
+        say(f"# running {name}")
+        begin = time.monotonic()
+        problems, notes = run(case.ALL[name])
+        seconds = time.monotonic() - begin
+        say(*(f"# {line}" for line in [*notes, *problems]))
+        failed += bool(problems)
+        say(f"{'not ok' if problems else 'ok'} {number} {name} # {seconds:.2f} s")
+    return 1 if failed else 0
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--list"]:
+        say(*case.ALL)
+        return 0
+    unknown = [name for name in arguments if name not in case.ALL]
+    if unknown:
+        print(f"There is no case called {unknown[0]}.", file=sys.stderr)
+        return 2
+    return run_all(arguments or list(case.ALL))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
