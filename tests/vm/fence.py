@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +42,16 @@ def true(condition: bool, what: str) -> None:
         raise CaseFailed(f"not so: {what}")
 
 
-def fails_with(number: int, function: object, *arguments: object) -> None:
+def fails_with(number: int, function: Callable[..., object], *arguments: object) -> None:
     """Calls the function, which has to raise this error."""
-    assert callable(function)
+    words = " ".join(map(repr, arguments))
+    call = f"{getattr(function, '__name__', function)} {words[:100]}".strip()
     try:
         function(*arguments)
     except OSError as error:
-        equal(-(error.errno or 0), -number, f"{function.__name__}{arguments}")
+        equal(-(error.errno or 0), -number, call)
     else:
-        raise CaseFailed(f"{function.__name__}{arguments} worked, wanted {errno.errorcode[number]}")
+        raise CaseFailed(f"{call}: it worked, wanted -{errno.errorcode[number]}")
 
 
 class Stopwatch:

@@ -21,6 +21,10 @@ MNT_DETACH = 2
 SYS_DELETE_MODULE = 176
 SYS_FINIT_MODULE = 313
 
+# Levels of the kernel's log.
+WARNING = 4
+INFORMATION = 6
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -116,6 +120,10 @@ class KernelLog:
                 record = os.read(self._file, 8192).decode(errors="replace")
             except BlockingIOError:
                 return list(self._lines)
+            except BrokenPipeError:
+                # Lines were overwritten before they were read: what they said is not known.
+                self._lines.append(LogLine(WARNING, "BUG: the kernel's log has overflown"))
+                continue
             head, _, message = record.partition(";")
             text = message.split("\n", 1)[0]
             self._lines.append(LogLine(int(head.split(",", 1)[0]) & 7, text))

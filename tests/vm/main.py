@@ -10,6 +10,8 @@ import importlib
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import case
@@ -53,7 +55,8 @@ def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
     taints = kernel.taints()
     with kernel.KernelLog() as log:
         state = case.Case(log)
-        for step in (lambda: function(state), state.tidy, state.check_log):
+        steps: list[Callable[[], None]] = [partial(function, state), state.tidy, state.check_log]
+        for step in steps:
             try:
                 step()
             except Exception as error:  # whatever a case raises is its failure

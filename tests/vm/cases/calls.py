@@ -25,7 +25,7 @@ INT_MIN = -(2**31)
 
 @case
 def setup_makes_the_mounts_directory(case: Case) -> None:
-    """Setup makes /sys/fs/scoutfs_fence/<major>:<minor>/fence, by the superblock's device number."""
+    """Setup makes /sys/fs/scoutfs_fence/<major>:<minor>/fence, named by the device."""
     mount = case.mount()
     equal([path.name for path in mount.directory.iterdir()], ["fence"])
     equal(mount.listed(), set())
@@ -210,7 +210,7 @@ def next_leaves_the_request_listed(case: Case) -> None:
 def next_never_sleeps(case: Case) -> None:
     """Next can be called with a spinlock held, whatever it finds."""
     mount, bare = case.mount(), case.mount("nosetup")
-    case.expect_never_set_up(bare, 1)
+    case.expect_never_set_up(1)
     equal(mount.next("atomic"), -ENOENT)
     requests = [mount.started(rid) for rid in range(20)]
     equal(mount.next("atomic"), -ENOENT)
@@ -283,7 +283,7 @@ def reason_pending_knows_reasons_without_a_name(case: Case) -> None:
 def reason_pending_never_sleeps(case: Case) -> None:
     """Reason_pending can be called with a spinlock held, whatever it finds."""
     mount, bare = case.mount(), case.mount("nosetup")
-    case.expect_never_set_up(bare, 1)
+    case.expect_never_set_up(1)
     for rid in range(20):
         mount.started(rid, reason=rid)
     equal(mount.reason_pending(19, "atomic"), 1)
@@ -440,7 +440,7 @@ def unmount_leaves_nothing(case: Case) -> None:
 def a_call_without_setup_is_enodev(case: Case) -> None:
     """Every function that returns an int but setup is ENODEV without setup, with one log line."""
     mount = case.mount("nosetup")
-    case.expect_never_set_up(mount, 6)
+    case.expect_never_set_up(6)
     equal(mount.start(0xAA), -ENODEV)
     equal(mount.next(), -ENODEV)
     equal(mount.reason_pending(CLIENT_RECOVERY), -ENODEV)
@@ -455,7 +455,7 @@ def a_call_after_destroy_is_enodev(case: Case) -> None:
     mount = case.mount()
     mount.started(0xAA)
     mount.destroy()
-    case.expect_never_set_up(mount, 5)
+    case.expect_never_set_up(5)
     equal(mount.start(0xAA), -ENODEV)
     equal(mount.next(), -ENODEV)
     equal(mount.reason_pending(CLIENT_RECOVERY), -ENODEV)

@@ -29,14 +29,12 @@ def loading_prints_one_line_with_the_version(case: Case) -> None:
     equal(len(lines), 1, "lines printed")
     version = Path("/sys/module", kernel.FENCE, "version").read_text().strip()
     true(bool(version) and version in lines[0].text, f"{version!r} is in {lines[0].text!r}")
-    equal(lines[0].level, 6, "the line's level (6: information)")
-    case.expect_line(".*")
+    equal(lines[0].level, kernel.INFORMATION, "the line's level")
 
 
 @case
 def unloading_leaves_nothing(case: Case) -> None:
     """Loading and unloading, ten times with requests in between, leaves nothing in /sys."""
-    case.expect_line(".*version.*", 10)
     kernel.unload_both()
     for _ in range(10):
         kernel.load_both()

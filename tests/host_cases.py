@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Cases about the files that the build reads and writes; they need no guest."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+
+FUNCTIONS = {
+    f"scoutfs_fence_{name}"
+    for name in (
+        "setup",
+        "start",
+        "next",
+        "reason_pending",
+        "free",
+        "wait_fenced",
+        "stop",
+        "destroy",
+    )
+}
+
+
+class CaseFailed(Exception):
+    """A promise was not kept."""
+
+
+HostCase = Callable[[Path], None]
+ALL: dict[str, HostCase] = {}
+
+
+def case(function: HostCase) -> HostCase:
+    """Makes a function a case, called by the function's name with hyphens."""
+    assert function.__doc__
+    ALL[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def output_of(*command: str | Path) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def build_of(kdir: Path, change: Callable[[Path], None]) -> tuple[bool, str]:
+    """Builds a copy of the module's sources with a change; whether that worked, and its output."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        # Nothing that a build left, so that nothing is taken for up to date.
+        shutil.copy(TOP / "Kbuild", copy)
+        for part in ("include", "src"):
+            ignored = shutil.ignore_patterns("*.o", ".*.cmd", "*_generated.rs")
+            shutil.copytree(TOP / part, copy / part, ignore=ignored)
+        change(copy)
+        environment = {name: os.environ[name] for name in os.environ if "MAKE" not in name}
+        build = subprocess.run(
+            ["make", "-C", kdir, f"M={copy}", "modules"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        return build.returncode == 0, build.stdout
+
+
+@case
+def exports_the_eight_functions_for_gpl_modules(kdir: Path) -> None:
+    """The module exports the header's functions and no other symbol, to GPL modules only."""
+    exported = {}
+    for line in (TOP / "Module.symvers").read_text().splitlines():
+        _, symbol, _, kind, *_ = line.split("\t")
+        exported[symbol] = kind
+    if exported != dict.fromkeys(FUNCTIONS, "EXPORT_SYMBOL_GPL"):
+        raise CaseFailed(f"exported are {exported}")
+
+    module = TOP / "scoutfs_fence.ko"
+    listed = set(re.findall(r" __ksymtab_(\w+)$", output_of("nm", module), re.MULTILINE))
+    if listed != FUNCTIONS:
+        raise CaseFailed(f"nm lists {sorted(listed)}")
+    defined = set(re.findall(r" T (scoutfs_fence_\w+)$", output_of("nm", module), re.MULTILINE))
+    if missing := sorted(FUNCTIONS - defined):
+        raise CaseFailed(f"not defined: {missing}")
+
+
+@case
+def modinfo_tells_what_the_module_is(kdir: Path) -> None:
+    """The module says its licence, version and parameter; every file names its licence."""
+    module = TOP / "scoutfs_fence.ko"
+    for field, wanted in (
+        ("license", r"GPL"),
+        ("version", r"\d+\.\d+.*"),
+        ("parm", r"timeout_ms:.*"),
+        ("description", r".+"),
+    ):
+        value = output_of("modinfo", "-F", field, module).strip()
+        if not re.fullmatch(wanted, value):
+            raise CaseFailed(f"{field} is {value!r}")
+
+
+@case
+def unsafe_is_where_it_belongs(kdir: Path) -> None:
+    """The word unsafe is in src/linux/ and src/abi.rs only."""
+    allowed = [TOP / "src" / "linux", TOP / "src" / "abi.rs"]
+    for path in sorted((TOP / "src").rglob("*.rs")):
+        if any(path == place or place in path.parents for place in allowed):
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = line.partition("//")[0]
+            if re.search(r"\bunsafe\b", code) or re.search(r"(allow|expect)\(unsafe_code", code):
+                raise CaseFailed(f"{path.relative_to(TOP)}:{number}: {line.strip()}")
+
+
+@case
+def unsafe_elsewhere_does_not_compile(kdir: Path) -> None:
+    """An unsafe block in a file that must have none ends the build."""
+
+    def change(copy: Path) -> None:
+        for name in ("registry", "mount", "request", "directory", "events"):
+            path = copy / "src" / f"{name}.rs"
+            block = f"fn {name}_is_unsafe() {{ unsafe {{ core::hint::unreachable_unchecked() }} }}"
+            path.write_text(f"{path.read_text()}\n{block}\n")
+
+    built, output = build_of(kdir, change)
+    if built:
+        raise CaseFailed("the build worked")
+    for name in ("registry", "mount", "request", "directory", "events"):
+        if not re.search(rf"usage of an `unsafe` block\n.*src/{name}\.rs:", output):
+            raise CaseFailed(f"nothing about {name}.rs in: {output[-2000:]}")
+
+
+@case
+def a_header_that_differs_does_not_compile(kdir: Path) -> None:
+    """A signature in include/fence.h that is not the module's ends the build, for any function."""
+    changes = {
+        "int scoutfs_fence_setup(": "long scoutfs_fence_setup(",
+        "start(struct super_block *sb, u64 rid": "start(struct super_block *sb, u32 rid",
+        "u64 *rid, int *reason": "u64 *rid, unsigned int *reason",
+        "reason_pending(struct super_block *sb, int": "reason_pending(struct super_block *sb, long",
+        "free(struct super_block *sb, u64 rid": "free(struct super_block *sb, u32 rid",
+        "long timeout_jiffies": "int timeout_jiffies",
+        "void scoutfs_fence_stop(": "int scoutfs_fence_stop(",
+        "destroy(struct super_block *sb": "destroy(const struct super_block *sb",
+    }
+
+    def change(copy: Path) -> None:
+        header = copy / "include" / "fence.h"
+        text = header.read_text()
+        for old, new in changes.items():
+            if text.count(old) != 1:
+                raise CaseFailed(f"'{old}' is not in the header once")
+            text = text.replace(old, new)
+        header.write_text(text)
+
+    built, output = build_of(kdir, change)
+    if built:
+        raise CaseFailed("the build worked")
+    unnoticed = [name for name in sorted(FUNCTIONS) if not re.search(rf"\b{name}\b", output)]
+    if unnoticed:
+        raise CaseFailed(f"nothing about {', '.join(unnoticed)} in: {output[-2000:]}")
