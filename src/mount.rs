@@ -87,6 +87,8 @@ pub(crate) type MountRef = Arc<DelayedWork<Mount>>;
 pub(crate) struct Mount {
     name: CString,
     device: Device,
+    /// What the alarm is queued on. The registry holds it longer than any mount does, so that a
+    /// mount which is dropped by its own alarm does not drop the queue that runs it.
     queue: Arc<Queue>,
     #[pin]
     directories: Mutex<Directories>,
@@ -340,7 +342,7 @@ impl Mount {
             core::mem::replace(&mut requests.list, List::new())
         };
         self.changed.wake_up_all();
-        // The directories go first: their files show requests that must not be freed before.
+        // Removed while the caller holds the mutex, so that new requests can have the same names.
         directories.by_rid = RBTree::new();
         events::dropped(&self.name, list.into_iter().count());
     }

@@ -16,6 +16,7 @@ use core::{
 };
 use kernel::{
     bindings,
+    ffi::c_int,
     prelude::*,
     str::CStr,
     sync::Arc,
@@ -127,7 +128,7 @@ impl<T: Run> DelayedWork<T> {
         // keeps the work alive until it runs or is cancelled.
         if !unsafe {
             bindings::queue_delayed_work_on(
-                bindings::wq_misc_consts_WORK_CPU_UNBOUND as _,
+                bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
                 queue.0.as_ptr(),
                 this.work.get(),
                 delay,

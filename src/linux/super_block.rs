@@ -16,10 +16,6 @@ use kernel::{
 ///
 /// Only [`device`](Self::device) looks behind the pointer, so a pointer to anything else than a
 /// superblock is found unknown and does no harm.
-///
-/// # Invariants
-///
-/// Where the creator promised so, the pointer is to a superblock that lives as long as this does.
 #[derive(Clone, Copy)]
 pub(crate) struct SuperBlock(NonNull<bindings::super_block>);
 

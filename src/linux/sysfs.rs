@@ -109,14 +109,9 @@ struct File<T: 'static> {
 
 impl<T: Send + Sync> File<T> {
     fn new(attribute: &'static Attribute<T>, subject: &Arc<T>) -> Self {
-        let mut raw = bindings::kobj_attribute {
-            attr: bindings::attribute {
-                name: attribute.name.as_char_ptr(),
-                mode: attribute.mode(),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
+        let mut raw = bindings::kobj_attribute::default();
+        raw.attr.name = attribute.name.as_char_ptr();
+        raw.attr.mode = attribute.mode();
         raw.__bindgen_anon_1.show = Some(show_raw::<T>);
         raw.__bindgen_anon_2.store = Some(store_raw::<T>);
         // SAFETY: The function writes a field of the attribute, nothing else.

@@ -16,6 +16,10 @@ use super::{
 use core::ptr;
 use kernel::{
     bindings,
+    ffi::{
+        c_int,
+        c_long, //
+    },
     prelude::*,
     types::Opaque, //
 };
@@ -94,7 +98,7 @@ impl WaitQueue {
                 bindings::prepare_to_wait_event(
                     self.head.get(),
                     entry.get(),
-                    bindings::TASK_UNINTERRUPTIBLE as _,
+                    bindings::TASK_UNINTERRUPTIBLE as c_int,
                 )
             };
             let found = condition();
@@ -103,7 +107,7 @@ impl WaitQueue {
             }
             // SAFETY: The task is prepared to sleep, and the timeout is not negative. What is
             // returned lies between 0 and the timeout.
-            remaining = unsafe { bindings::schedule_timeout(remaining as _) } as Jiffies;
+            remaining = unsafe { bindings::schedule_timeout(remaining as c_long) } as Jiffies;
         };
         // SAFETY: Both are initialised, and the entry is on no other queue.
         unsafe { bindings::finish_wait(self.head.get(), entry.get()) };
