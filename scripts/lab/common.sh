@@ -7,12 +7,13 @@ set -euo pipefail
 
 lab=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 checkout=$(dirname "$(dirname "$lab")")
-cache=$(realpath -m "${SCOUTFS_FENCE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/scoutfs-fence}")
+cache=$(realpath -m "${SCOUTFS_FENCE_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/scoutfs-fence}")
 
 # Programs in the root find the same cache, whatever HOME is there.
 export SCOUTFS_FENCE_CACHE=$cache
 
 # Things are made here, and renamed into the cache when they are complete.
+# shellcheck disable=SC2034 # Not every script makes something.
 making=$cache/making
 
 die() {

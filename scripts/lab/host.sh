@@ -3,7 +3,8 @@
 #
 # Is this host fit for a set-up? Root gets what is missing installed; anybody else is told.
 
-needed_gigabytes=8
+# What a set-up needs at most, much of it only while it works.
+declare -A gigabytes=([toolchain]=4 [guest]=1 [kernel]=3)
 
 # Debian's packages that are missing here.
 missing_packages() {
@@ -68,15 +69,19 @@ check_ids() {
 }
 
 check_space() {
-	local free
+	local free thing needed=0
+	for thing in "$@"; do
+		needed=$((needed + ${gigabytes[$thing]:-${gigabytes[kernel]}}))
+	done
 	free=$(df --output=avail -B1G "$cache" | tail -n 1)
-	((free >= needed_gigabytes)) ||
-		die "$cache has $((free)) GB free where a set-up needs $needed_gigabytes GB; make room, or name another folder with SCOUTFS_FENCE_CACHE."
+	((free >= needed)) ||
+		die "$cache has $((free)) GB free where this set-up needs $needed GB; make room, or name another folder with SCOUTFS_FENCE_CACHE."
 }
 
+# The arguments are the things that will be made.
 check_host() {
 	check_machine
 	check_packages
 	check_ids
-	check_space
+	check_space "$@"
 }

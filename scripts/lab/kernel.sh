@@ -8,15 +8,15 @@
 #     release    its release, as `uname -r` tells it
 #     build/     the tree to build modules against
 #     source/    Linux's source
-
-source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
+#
+# A line `# takes: TIME` in the maker tells how long that is.
 
 # One line for the person who waits, among the many in the log.
 say() {
 	echo "== $*"
 }
 
-# The sandbox's user may not look into the folder that apt downloads to.
+# The user that apt downloads as elsewhere may not look into the cache folder.
 apt() {
 	apt-get -o APT::Sandbox::User=root -qq "$@"
 }
@@ -31,9 +31,16 @@ linux_packages() {
 		sed -nE 's/^Inst (linux-[^ ]*) (\[[^]]*\] )?\(([^ ]*) .*/\1 \3/p'
 }
 
-# Downloads packages, given as lines `NAME VERSION`, to the working directory.
-download() {
-	local specifications
+# Downloads packages, given as lines `NAME VERSION`, and unpacks them into a folder.
+unpack_packages() {
+	local folder=$1 specifications package
 	mapfile -t specifications < <(sed 's/ /=/')
+
+	mkdir "$folder"
+	cd "$folder"
 	apt download "${specifications[@]}"
+	for package in *.deb; do
+		dpkg-deb --fsys-tarfile "$package" | tar -x
+		rm "$package"
+	done
 }

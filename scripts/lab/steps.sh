@@ -56,7 +56,9 @@ show_progress() {
 
 # Turns a maker's failure into a sentence.
 explain() {
-	local log=$cache/logs/$1
+	local log=$cache/logs/$1 sentence
+	sentence=$(tail -n 1 "$log" | sed -n 's/^lab: //p')
+	[[ -z $sentence ]] || die "$sentence (All output is in $log.)"
 	tail -n 15 "$log" >&2
 	if grep -qE 'Temporary failure resolving|Could not (resolve|connect)|Unable to connect|Failed to fetch|Connection (refused|timed out)|NewConnectionError|network is unreachable' "$log"; then
 		die "the $(title_of "$1") could not be downloaded; check the network (or http_proxy) and run the same command again. All output is in $log."
