@@ -36,7 +36,8 @@ static unsigned int timeout_ms = TIMEOUT_MS_DEFAULT;
 
 static int timeout_ms_set(const char *value, const struct kernel_param *kp)
 {
-	return param_set_uint_minmax(value, kp, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX);
+	/* A number that no variable holds is out of bounds too, and not -ERANGE. */
+	return param_set_uint_minmax(value, kp, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX) ? -EINVAL : 0;
 }
 
 static const struct kernel_param_ops timeout_ms_ops = {
