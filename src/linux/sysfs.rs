@@ -234,9 +234,8 @@ unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
     // SAFETY: The removal of the directory waits for this call.
     let file = unsafe { file::<T>(attr) };
     // SAFETY: sysfs passes a buffer of its own, and ends it with a zero.
-    let bytes = unsafe { slice::from_raw_parts(buf.cast(), count + 1) };
+    let text = unsafe { CStr::from_char_ptr(buf) };
     let store = || {
-        let text = CStr::from_bytes_with_nul(bytes).map_err(|_| EINVAL)?;
         // SAFETY: By the type invariant the subject is valid while the directory is there.
         file.attribute.store.ok_or(EACCES)?(unsafe { &*file.subject }, text)
     };
