@@ -24,8 +24,8 @@ from fence import (
 )
 
 TRUE = ["1", "1\n", "y", "Y", "yes\n", "t", "T", "true", "on", "ON", "On", "oN", "on\n"]
-# It looks at the beginning only.
-TRUE += ["1 of 1", "yes, it is off\n", "10"]
+# It looks at the beginning only. Programs in C may write a string with its end.
+TRUE += ["1 of 1", "yes, it is off\n", "10", "1\0"]
 FALSE = ["0", "0\n", "n", "N", "no\n", "f", "F", "false\n", "of", "off", "OFF", "oF\n"]
 NEITHER = ["", "\n", " 1", "2", "-1", "x", "o", "o1", "\0", "\0001", "z" * 5000, "_" * 4095]
 

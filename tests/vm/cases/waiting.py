@@ -131,7 +131,7 @@ def wait_of_zero_only_looks(case: Case) -> None:
     equal(mount.wait_fenced_jiffies(0), -EIO, "one failed")
     mount.stop()
     equal(mount.wait_fenced_jiffies(0), 0, "stopped")
-    watch.at_most(5)
+    watch.at_most(1.5)
 
 
 @case
