@@ -55,8 +55,7 @@ lint:
 
 fmt:
 	$(lab) setup stock
-	$(lab) run sh -c 'rustfmt --config-path "$$0" $$(git ls-files "*.rs") && ruff format' \
-		$$($(lab) path stock)/source/.rustfmt.toml
+	$(lab) run scripts/lint --kernel stock --format
 
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
