@@ -27,14 +27,17 @@ package_list() {
 }
 
 # Runs a command as root of namespaces of its own: its mounts are not seen outside, and nothing of
-# it outlives it. An ordinary user is that root by means of the subordinate ids.
+# it outlives it or the shell that called. An ordinary user is that root by means of the subordinate
+# ids; the kernel forgets what is to happen at the parent's death when a process becomes root, so
+# that this comes first.
 namespace() {
-	local options=(--mount --pid --fork --kill-child --propagation private)
+	local become_root=()
 
 	if [[ $(id -u) != 0 ]]; then
-		options+=(--user --map-auto --map-root-user)
+		become_root=(unshare --user --map-auto --map-root-user)
 	fi
-	unshare "${options[@]}" -- "$@"
+	"${become_root[@]}" setpriv --pdeathsig KILL \
+		unshare --mount --pid --fork --kill-child --propagation private -- "$@"
 }
 
 # Runs a command in a root, where the given folder is seen in place of the cache.
