@@ -53,13 +53,13 @@ explain() {
 	local log=$cache/logs/$1 sentence
 	sentence=$(tail -n 1 "$log" | sed -n 's/^lab: //p')
 	[[ -z $sentence ]] || die "$sentence (All output is in $log.)"
-	tail -n 15 "$log" >&2
 	if grep -qE 'Failed to fetch|NewConnectionError|[Cc]ould not (resolve|connect)|[Nn]etwork is unreachable' "$log"; then
 		die "the $(title_of "$1") could not be downloaded; check the network (or http_proxy) and try again. All output is in $log."
 	fi
 	if grep -q 'No space left on device' "$log"; then
 		die "the disk is full, so the $(title_of "$1") could not be made; make room and try again. All output is in $log."
 	fi
+	tail -n 15 "$log" >&2
 	die "the $(title_of "$1") could not be made; all output is in $log."
 }
 
