@@ -87,7 +87,7 @@ def exports_the_eight_functions_for_gpl_modules(kdir: Path) -> None:
 
 @case
 def modinfo_tells_what_the_module_is(kdir: Path) -> None:
-    """The module says its licence, version and parameter; every file names its licence."""
+    """The module says its licence, version, parameter and what it is for."""
     module = TOP / "scoutfs_fence.ko"
     for field, wanted in (
         ("license", r"GPL"),

