@@ -25,12 +25,9 @@ from unittest import mock
 AGENT = Path(__file__).resolve().parents[2] / "scripts" / "scoutfs-fenced"
 
 # The agent as a process of its own, serving the folder that is its first argument.
-PROCESS = f"""
-import importlib.machinery, importlib.util, pathlib, sys
-loader = importlib.machinery.SourceFileLoader("scoutfs_fenced", {str(AGENT)!r})
-agent = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-sys.modules[loader.name] = agent
-loader.exec_module(agent)
+PROCESS = """
+import pathlib, sys
+from test_fenced import agent
 agent.main(pathlib.Path(sys.argv.pop(1)))
 """
 
@@ -297,6 +294,7 @@ class ProcessCase(AgentCase):
         """Starts the agent, which is killed at the end of the case should it be there still."""
         process = subprocess.Popen(
             [sys.executable, "-B", "-c", PROCESS, str(self.sysfs)],
+            cwd=Path(__file__).parent,
             env={**os.environ, "SCOUTFS_FENCED_CONFIG_FILE": config},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
