@@ -26,6 +26,7 @@ from fence import (
     Finished,
     Mount,
     Request,
+    Stopwatch,
     equal,
     fails_with,
     true,
@@ -74,7 +75,7 @@ class Story:
             return any(who == by and re.search(pattern, text) for by, text in self._lines)
 
         with self._changed:
-            true(self._changed.wait_for(said, timeout=10), f"the {who} says within 10 s: {pattern}")
+            true(self._changed.wait_for(said, timeout=30), f"the {who} says within 30 s: {pattern}")
 
 
 class Leader:
@@ -115,7 +116,7 @@ class Leader:
 
     def wait_fenced(self, wanted: int) -> Future[None]:
         """Waits for all requests to be fenced, while others act."""
-        seconds = 10
+        seconds = 20
         call = f"wait_fenced({seconds} s)"
         self._story.tell("leader", f"{self.name}: scoutfs_fence_{call} is called")
 
@@ -250,11 +251,10 @@ def unserved(story: Story, leader: Leader, agent: Agent) -> None:
     agent.stop()
     kernel.TIMEOUT_MS.write_text(f"{TIMEOUT_MS}\n")
     story.tell("sysfs", f"{kernel.TIMEOUT_MS} is set to {TIMEOUT_MS}")
-    began = time.monotonic()
+    watch = Stopwatch()
     request = leader.start(rid, "10.0.0.13", CLIENT_RECONNECT)
     leader.wait_fenced(-errno.EIO).result()
-    took = time.monotonic() - began
-    true(1.4 <= took < 4, f"the request fails after {TIMEOUT_MS} ms, not {took * 1000:.0f}")
+    watch.at_least(TIMEOUT_MS / 1000)
     story.expect(
         "kernel",
         f"{leader.device}: fence request for rid {rid:016x}"
