@@ -32,7 +32,8 @@ class Agent:
         path = self.folder / "fence-it"
         path.write_text(
             "#!/bin/sh\n"
-            f'echo "$SCOUTFS_FENCED_REQ_RID $SCOUTFS_FENCED_REQ_IP $*" >> {self.calls}\n'
+            'set -- "$SCOUTFS_FENCED_REQ_RID" "$SCOUTFS_FENCED_REQ_IP" "$@"\n'
+            f'(IFS=,; echo "$*") >> {self.calls}\n'
             f"cd {self.folder}\n"
             f"{script}\n"
         )
@@ -147,7 +148,7 @@ def agent_gives_the_command_environment_and_arguments(case: Case) -> None:
         waiter = mount.waiter()
         it.begin()
         equal(waiter.answer(20), 0)
-        equal(it.called_with(), ["fedcba9876543210 192.168.1.20 --power off -v"])
+        equal(it.called_with(), ["fedcba9876543210,192.168.1.20,--power,off,-v"])
 
 
 @case
@@ -168,7 +169,7 @@ def agent_serves_every_mount_and_new_requests(case: Case) -> None:
         one.started(0xBB, "10.0.0.4")
         equal(one.wait_fenced(20_000), 0)
         calls = it.called_with()
-        addresses = [call.split()[1] for call in calls]
+        addresses = [call.split(",")[1] for call in calls]
         equal(sorted(addresses), ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"])
 
 
@@ -186,7 +187,7 @@ def agent_leaves_finished_requests_alone(case: Case) -> None:
         it.until_called(1)
         time.sleep(0.5)
         true(request.fenced(), "the unfinished one was served")
-        equal(it.called_with(), ["0000000000000003 10.0.0.3"])
+        equal(it.called_with(), ["0000000000000003,10.0.0.3"])
     equal([mount.request(2).read("fenced"), mount.request(1).read("error")], ["0\n", "0\n"])
 
 
@@ -205,7 +206,7 @@ def agent_goes_on_where_a_request_vanishes(case: Case) -> None:
         it.until_called(2)
         equal(mount.wait_fenced(20_000), 0)
         true(again.fenced(), "the new request was served")
-        equal(it.called_with()[1], "00000000000000aa 10.0.0.9", "by a command of its own")
+        equal(it.called_with()[1], "00000000000000aa,10.0.0.9", "by a command of its own")
         it.check_runs()
         equal(mount.free(0xAA), 0)
         equal(mount.next(), -ENOENT)

@@ -4,6 +4,7 @@
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from errno import EBUSY, EIO, ENODEV, ENOENT, ESHUTDOWN, ESTALE, ETIMEDOUT
@@ -104,32 +105,33 @@ def ten_thousand_requests_on_one_mount(case: Case) -> None:
 
 @case
 def free_returns_while_a_file_is_being_written(case: Case) -> None:
-    """Free waits for stores that run and for no others: it returns while agents keep writing."""
+    """Free and stop return while agents write as fast as they can, who then get ENODEV."""
     mount = case.mount()
-    rid = 0xAA
-    for round_ in range(10):
-        request = mount.started(rid)
-        files = [os.open(request.path / file, os.O_RDWR) for file in ("fenced", "error") * 2]
-        texts = [b"1\n", b"0\n", b"0\n", b"x\n"]
-
-        def write_to(file: int, text: bytes) -> Callable[[], None]:
-            return ignoring(lambda: os.write(file, text), ENODEV, ESTALE, 22)
-
-        actors = Actors(*map(write_to, files, texts))
+    rounds = 20
+    case.expect_error_line(mount, 0xAA, rounds // 2)
+    for number in range(rounds):
+        request = mount.started(0xAA)
+        name = ("fenced", "error")[number % 2]
+        file = os.open(request.path / name, os.O_RDWR | os.O_CLOEXEC)
+        # Writes lines of "1" until a write fails.
+        writers = [
+            subprocess.Popen(["yes", "1"], stdout=file, stderr=subprocess.DEVNULL) for _ in range(2)
+        ]
         try:
-            time.sleep(0.02)
-            # At times by stop, which takes directories away as free does.
-            if round_ % 3 == 2:
-                mount.stop()
+            while request.read(name) != "1\n":
+                pass
+            if number % 4 < 2:
+                equal(mount.free(0xAA), 0)
             else:
-                equal(mount.free(rid), 0)
+                mount.stop()
             true(not request.exists(), "the directory is gone")
-            for file, text in zip(files, texts, strict=True):
-                fails_with(ENODEV, os.write, file, text)
+            fails_with(ENODEV, os.write, file, b"1\n")
+            true(all(writer.wait(10) for writer in writers), "the writers' writes failed")
         finally:
-            actors.stop()
-            for file in files:
-                os.close(file)
+            for writer in writers:
+                writer.kill()
+                writer.wait()
+            os.close(file)
     equal(mount.next(), -ENOENT)
 
 
