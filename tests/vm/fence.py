@@ -7,7 +7,8 @@ import re
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +141,20 @@ class Call:
 
     def interrupt(self) -> None:
         os.kill(self.pid, signal.SIGUSR1)
+
+
+@contextmanager
+def before_it_runs(call: Call) -> Iterator[None]:
+    """What is done in here is done before a call that is woken gets to look, or nearly always."""
+    mine = os.sched_getaffinity(0)
+    shared = {min(mine)}
+    os.sched_setscheduler(call.pid, os.SCHED_IDLE, os.sched_param(0))
+    os.sched_setaffinity(call.pid, shared)
+    os.sched_setaffinity(0, shared)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 class Request:

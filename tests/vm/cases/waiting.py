@@ -4,7 +4,7 @@
 from errno import EINVAL, EIO, ESHUTDOWN, ESTALE, ETIMEDOUT
 
 from case import Case, case
-from fence import LONG_MAX, LONG_MIN, Stopwatch, equal, fails_with, true
+from fence import LONG_MAX, LONG_MIN, Stopwatch, before_it_runs, equal, fails_with, true
 
 # How often something that only goes wrong in a race is tried.
 TRIES = 20
@@ -78,8 +78,9 @@ def wait_is_eio_where_the_failed_request_is_freed_at_once(case: Case) -> None:
     for _ in range(TRIES):
         request = mount.started(0xAA)
         waiter = mount.waiter()
-        request.set_error()
-        equal(mount.free(0xAA), 0)
+        with before_it_runs(waiter):
+            request.set_error()
+            equal(mount.free(0xAA), 0)
         equal(waiter.answer(), -EIO)
         equal(mount.wait_fenced(0), 0, "who comes later does not wait for it")
 
@@ -107,10 +108,10 @@ def wait_times_out_when_its_time_is_over(case: Case) -> None:
     equal(request.read("fenced") + request.read("error"), "0\n0\n")
     # A waiter that something wakes in vain goes on with the time that it has left.
     watch = Stopwatch()
-    waiter = mount.background("wait_fenced 300")
+    waiter = mount.waiter(1000)
     mount.started(0xBB).set_fenced()
     equal(waiter.answer(), -ETIMEDOUT)
-    watch.at_least(0.3)
+    watch.at_least(1.0)
     watch.at_most(5)
 
 
@@ -229,8 +230,9 @@ def stop_is_told_to_waiters_though_the_rid_starts_again(case: Case) -> None:
     for _ in range(TRIES):
         mount.started(0xAA)
         waiter = mount.waiter()
-        mount.stop()
-        mount.started(0xAA).set_fenced()
+        with before_it_runs(waiter):
+            mount.stop()
+            mount.started(0xAA).set_fenced()
         equal(waiter.answer(), -ESHUTDOWN)
         equal(mount.wait_fenced(0), 0, "who comes later waits for the new request")
         equal(mount.free(0xAA), 0)
