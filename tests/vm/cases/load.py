@@ -139,7 +139,7 @@ def free_returns_while_a_file_is_being_written(case: Case) -> None:
 def writers_at_the_same_time_agree(case: Case) -> None:
     """However fenced and error are written at the same time, the outcome is one: failed."""
     mount = case.mount()
-    for rid in range(30):
+    for rid in range(12):
         case.expect_error_line(mount, rid)
         request = mount.started(rid)
         waiter = mount.background("wait_fenced 20000")
