@@ -25,6 +25,7 @@ EXPORT_SYMBOL_GPL(scoutfs_fence_wait_fenced);
 EXPORT_SYMBOL_GPL(scoutfs_fence_stop);
 EXPORT_SYMBOL_GPL(scoutfs_fence_destroy);
 
+MODULE_AUTHOR("The scoutfs-fence developers");
 MODULE_VERSION(SCOUTFS_FENCE_VERSION);
 
 const char *scoutfs_fence_glue_version(void)

@@ -7,6 +7,7 @@
 //! only place of differences between kernel versions.
 
 pub(crate) mod delayed_work;
+pub(crate) mod errno;
 pub(crate) mod global;
 pub(crate) mod header;
 pub(crate) mod jiffies;

@@ -32,6 +32,10 @@ use crate::{
             Queue,
             Run, //
         },
+        errno::{
+            ESHUTDOWN,
+            ETIMEDOUT, //
+        },
         jiffies::{
             jiffies,
             Deadline,
@@ -43,8 +47,7 @@ use crate::{
         },
         list::{
             self,
-            impl_list_arc_safe,
-            impl_list_item,
+            list_item,
             List,
             ListArc,
             ListLinks, //
@@ -128,13 +131,7 @@ pub(crate) struct Listed {
     links: ListLinks,
 }
 
-impl_list_arc_safe! {
-    impl ListArcSafe<0> for Listed { untracked; }
-}
-
-impl_list_item! {
-    impl ListItem<0> for Listed { using ListLinks { self.links }; }
-}
+list_item!(Listed, links);
 
 /// What [`Mount::next`] tells of a request.
 pub(crate) struct Finished {
@@ -306,12 +303,12 @@ impl Mount {
                 if requests.failures != failures || requests.any(Request::has_failed) {
                     Some(Err(EIO))
                 } else if requests.stops != stops {
-                    Some(Err(ESHUTDOWN))
+                    Some(Err(ESHUTDOWN.into()))
                 } else {
                     (!requests.any(|request| !request.is_fenced())).then_some(Ok(()))
                 }
             })
-            .unwrap_or(Err(ETIMEDOUT))
+            .unwrap_or(Err(ETIMEDOUT.into()))
     }
 
     /// Drops every request; new ones can be made again. May sleep.

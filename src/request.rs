@@ -11,6 +11,7 @@
 //! Nothing leads back, and failed wins over fenced. There are no locks and no side effects here.
 
 use crate::linux::{
+    errno::ESTALE,
     header,
     jiffies::{
         jiffies64_to_msecs,
@@ -126,7 +127,7 @@ impl Request {
                 Ok(true)
             }
             State::Fenced => Ok(false),
-            State::Failed => Err(ESTALE),
+            State::Failed => Err(ESTALE.into()),
         }
     }
 

@@ -34,7 +34,6 @@ use kernel::prelude::*;
 module! {
     type: ScoutfsFence,
     name: "scoutfs_fence",
-    authors: ["The scoutfs-fence developers"],
     description: "Fencing for scoutfs: requests of the kernel, served by an agent in userspace",
     license: "GPL",
 }

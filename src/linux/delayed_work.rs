@@ -122,7 +122,7 @@ impl<T: Run> DelayedWork<T> {
     /// Any context. Two calls at the same time must be serialised by the caller, or either may
     /// win. While [`cancel_sync`](Self::cancel_sync) runs this does nothing.
     pub(crate) fn modify(this: &Arc<Self>, queue: &Queue, delay: Jiffies) {
-        this.cancel();
+        Self::cancel(this);
         let queued = Arc::into_raw(this.clone());
         // SAFETY: Work and queue are valid by their type invariants. The reference in `queued`
         // keeps the work alive until it runs or is cancelled.
@@ -140,10 +140,10 @@ impl<T: Run> DelayedWork<T> {
     }
 
     /// Takes it off the queue, and does not wait where it runs just now.
-    fn cancel(self: &Arc<Self>) {
+    fn cancel(this: &Arc<Self>) {
         // SAFETY: By the type invariant the work is initialised.
-        if unsafe { bindings::cancel_delayed_work(self.work.get()) } {
-            self.drop_queued();
+        if unsafe { bindings::cancel_delayed_work(this.work.get()) } {
+            Self::drop_queued(this);
         }
     }
 
@@ -153,15 +153,18 @@ impl<T: Run> DelayedWork<T> {
     pub(crate) fn cancel_sync(this: &Arc<Self>) {
         // SAFETY: By the type invariant the work is initialised.
         if unsafe { bindings::cancel_delayed_work_sync(this.work.get()) } {
-            this.drop_queued();
+            Self::drop_queued(this);
         }
     }
 
     /// Drops the reference that the queue owned, after the work was taken off it.
-    fn drop_queued(self: &Arc<Self>) {
+    fn drop_queued(this: &Arc<Self>) {
+        let raw = Arc::into_raw(this.clone());
+        // SAFETY: This is the reference made above.
+        drop(unsafe { Arc::from_raw(raw) });
         // SAFETY: The work was on the queue and is not any more, so by the type invariant there
         // is one reference that nobody else will drop.
-        drop(unsafe { Arc::from_raw(Arc::as_ptr(self)) });
+        drop(unsafe { Arc::from_raw(raw) });
     }
 }
 

@@ -13,7 +13,6 @@ use core::{
     }, //
 };
 use kernel::prelude::*;
-use pin_init::PinInit;
 
 const EMPTY: u8 = 0;
 const BUSY: u8 = 1;
@@ -69,7 +68,7 @@ impl<T> Global<T> {
         // SAFETY: By the type invariant this task alone may touch the value, whose memory is
         // valid for writes; as the static never moves, the value stays pinned. After an error the
         // memory counts as uninitialised again.
-        let result = unsafe { pin_init::raw_try_init(self.value.get().cast(), init) };
+        let result = unsafe { raw_try_init(self.value.get().cast(), init) };
         // INVARIANT: The value is initialised exactly where there was no error.
         self.state.store(
             if result.is_ok() { READY } else { EMPTY },
@@ -86,5 +85,21 @@ impl<T> Global<T> {
         // SAFETY: By the type invariant the value is initialised, and only shared references to
         // it exist from now on.
         Some(unsafe { (*self.value.get()).assume_init_ref() })
+    }
+}
+
+/// Runs an initialiser.
+///
+/// # Safety
+///
+/// As for the kernel crate's function of this name, which not every kernel has.
+unsafe fn raw_try_init<T, E>(slot: *mut T, init: impl PinInit<T, E>) -> Result<(), E> {
+    // SAFETY: The caller promises what the initialiser asks for.
+    unsafe {
+        #[cfg(linux_6_12)]
+        let result = init.__pinned_init(slot);
+        #[cfg(not(linux_6_12))]
+        let result = pin_init::raw_try_init(slot, init);
+        result
     }
 }

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::header;
-use kernel::types::NotThreadSafe;
+use core::marker::PhantomData;
 
 /// A scope in which no allocation of this task recurses into a filesystem.
 ///
@@ -26,7 +26,7 @@ use kernel::types::NotThreadSafe;
 #[must_use = "the scope ends when this is dropped"]
 pub(crate) struct NofsScope {
     flags: u32,
-    _not_send: NotThreadSafe,
+    _not_send: PhantomData<*mut ()>,
 }
 
 impl NofsScope {
@@ -36,7 +36,7 @@ impl NofsScope {
         Self {
             // SAFETY: The function changes a flag of the current task, nothing else.
             flags: unsafe { header::scoutfs_fence_glue_memalloc_nofs_save() },
-            _not_send: NotThreadSafe,
+            _not_send: PhantomData,
         }
     }
 }

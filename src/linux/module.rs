@@ -7,9 +7,9 @@
 #![allow(unsafe_code)]
 
 use super::header;
-use kernel::str::{
-    CStr,
-    CStrExt as _, //
+use kernel::{
+    prelude::*,
+    str::CStr, //
 };
 
 /// The version, as `modinfo` shows it.

@@ -112,14 +112,22 @@ impl<T: Send + Sync> File<T> {
         let mut raw = bindings::kobj_attribute::default();
         raw.attr.name = attribute.name.as_char_ptr();
         raw.attr.mode = attribute.mode();
-        raw.__bindgen_anon_1.show = Some(show_raw::<T>);
-        raw.__bindgen_anon_2.store = Some(store_raw::<T>);
+        #[cfg(linux_6_12)]
+        {
+            raw.show = Some(show_raw::<T>);
+            raw.store = Some(store_raw::<T>);
+        }
+        #[cfg(not(linux_6_12))]
+        {
+            raw.__bindgen_anon_1.show = Some(show_raw::<T>);
+            raw.__bindgen_anon_2.store = Some(store_raw::<T>);
+        }
         // SAFETY: The function writes a field of the attribute, nothing else.
         unsafe { header::scoutfs_fence_glue_sysfs_attr_init(&mut raw.attr) };
         Self {
             raw,
             attribute,
-            subject: Arc::as_ptr(subject),
+            subject: ptr::from_ref(&**subject),
         }
     }
 }
