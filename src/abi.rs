@@ -10,20 +10,21 @@
 use crate::{
     linux::{
         header,
+        inet,
         jiffies::Jiffies,
+        kobject::Kobject,
         super_block::SuperBlock, //
     },
     mount::Mount,
     registry, //
 };
-use core::{
-    net::Ipv4Addr,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     bindings::{
-        __be32, //
-        super_block,
+        __be32,
+        __kernel_sockaddr_storage,
+        kobject,
+        super_block, //
     },
     ffi::{
         c_int,
@@ -56,6 +57,24 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_setup(sb: *mut super_block) -> c_i
 ///
 /// # Safety
 ///
+/// `parent` is null, or a kobject that lives and keeps its name during the call.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn scoutfs_fence_setup_under(
+    sb: *mut super_block,
+    parent: *mut kobject,
+) -> c_int {
+    errno((|| {
+        let sb = SuperBlock::from_raw(sb)?;
+        // SAFETY: The caller passes such a kobject.
+        registry::setup_under(sb, unsafe { Kobject::from_raw(parent) }?)?;
+        Ok(0)
+    })())
+}
+
+/// See `include/fence.h`.
+///
+/// # Safety
+///
 /// None: `sb` is an identity only. C functions are `unsafe` to Rust callers.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_start(
@@ -66,8 +85,28 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_start(
 ) -> c_int {
     errno((|| {
         let mount = registry::find(SuperBlock::from_raw(sb)?, "scoutfs_fence_start")?;
-        // In network order the address is in the memory's order.
-        let address = Ipv4Addr::from(ipv4_addr.to_ne_bytes());
+        Mount::start(&mount, rid, inet::ipv4(ipv4_addr).into(), reason)?;
+        Ok(0)
+    })())
+}
+
+/// See `include/fence.h`.
+///
+/// # Safety
+///
+/// `addr` is null, or an address as long as its family says.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn scoutfs_fence_start_addr(
+    sb: *mut super_block,
+    rid: u64,
+    addr: *const __kernel_sockaddr_storage,
+    reason: c_int,
+) -> c_int {
+    errno((|| {
+        let sb = SuperBlock::from_raw(sb)?;
+        // SAFETY: The caller passes such an address.
+        let address = unsafe { inet::address(addr) }?;
+        let mount = registry::find(sb, "scoutfs_fence_start_addr")?;
         Mount::start(&mount, rid, address, reason)?;
         Ok(0)
     })())
@@ -101,6 +140,48 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_next(
         }
         Ok(0)
     })())
+}
+
+/// See `include/fence.h`.
+///
+/// # Safety
+///
+/// None: `sb` is an identity only. C functions are `unsafe` to Rust callers.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn scoutfs_fence_wait_next(
+    sb: *mut super_block,
+    timeout_jiffies: c_long,
+) -> c_long {
+    let result: Result<c_long> = (|| {
+        let sb = SuperBlock::from_raw(sb)?;
+        let timeout = Jiffies::try_from(timeout_jiffies).map_err(|_| EINVAL)?;
+        let remaining = registry::find(sb, "scoutfs_fence_wait_next")?.wait_next(timeout)?;
+        // It is no more than the timeout, which was a c_long.
+        Ok(remaining.map_or(0, |remaining| remaining.max(1) as c_long))
+    })();
+    result.unwrap_or_else(|error| error.to_errno() as c_long)
+}
+
+/// See `include/fence.h`.
+///
+/// # Safety
+///
+/// `error` is null or valid for a write.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn scoutfs_fence_drained(
+    sb: *mut super_block,
+    error: *mut bool,
+) -> bool {
+    let (drained, failed) = SuperBlock::from_raw(sb)
+        .and_then(|sb| registry::find(sb, "scoutfs_fence_drained"))
+        // Nobody may take requests that cannot be looked at for reclaimed.
+        .map_or((false, true), |mount| mount.drained());
+    let Some(error) = NonNull::new(error) else {
+        return false;
+    };
+    // SAFETY: The caller passes a pointer that is valid for a write.
+    unsafe { error.write(failed) };
+    drained
 }
 
 /// See `include/fence.h`.
@@ -186,8 +267,12 @@ macro_rules! check_against_header {
 
 check_against_header! {
     scoutfs_fence_setup,
+    scoutfs_fence_setup_under,
     scoutfs_fence_start,
+    scoutfs_fence_start_addr,
     scoutfs_fence_next,
+    scoutfs_fence_wait_next,
+    scoutfs_fence_drained,
     scoutfs_fence_reason_pending,
     scoutfs_fence_free,
     scoutfs_fence_wait_fenced,

@@ -7,6 +7,7 @@
 
 use crate::{
     linux::{
+        inet,
         jiffies::jiffies,
         kobject::Kobject,
         kstrtox::kstrtobool,
@@ -52,7 +53,7 @@ pub(crate) trait Subject: Send + Sync + 'static {
 }
 
 /// How many files there are.
-const FILES: usize = 6;
+const FILES: usize = 7;
 
 /// A request's directory, which goes when this is dropped.
 pub(crate) type RequestDirectory<S> = SubjectDirectory<S, FILES>;
@@ -77,7 +78,10 @@ impl<S: Subject> Files<S> {
             writeln!(page, "{:016x}", subject.look(Request::rid))
         }),
         Attribute::read_only(c_str!("ipv4_addr"), |subject, page| {
-            writeln!(page, "{}", subject.look(Request::address))
+            writeln!(page, "{}", subject.look(Request::ipv4_address))
+        }),
+        Attribute::read_only(c_str!("inet_addr"), |subject, page| {
+            writeln!(page, "{}", inet::Display(subject.look(Request::address)))
         }),
         Attribute::read_only(c_str!("reason"), |subject, page| {
             writeln!(page, "{}", subject.look(Request::reason_name))

@@ -6,7 +6,10 @@
 //! change.
 
 use crate::{
-    linux::module,
+    linux::{
+        inet,
+        module, //
+    },
     request::Request, //
 };
 use kernel::{
@@ -25,7 +28,7 @@ pub(crate) fn requested(mount: &CStr, request: &Request) {
         "{}: fence request for rid {:016x} at {} made: {}\n",
         mount,
         request.rid(),
-        format_args!("{}", request.address()),
+        format_args!("{}", inet::Display(request.address())),
         request.reason_name()
     );
 }

@@ -17,8 +17,12 @@
 #define TIMEOUT_MS_MAX 3600000
 
 EXPORT_SYMBOL_GPL(scoutfs_fence_setup);
+EXPORT_SYMBOL_GPL(scoutfs_fence_setup_under);
 EXPORT_SYMBOL_GPL(scoutfs_fence_start);
+EXPORT_SYMBOL_GPL(scoutfs_fence_start_addr);
 EXPORT_SYMBOL_GPL(scoutfs_fence_next);
+EXPORT_SYMBOL_GPL(scoutfs_fence_wait_next);
+EXPORT_SYMBOL_GPL(scoutfs_fence_drained);
 EXPORT_SYMBOL_GPL(scoutfs_fence_reason_pending);
 EXPORT_SYMBOL_GPL(scoutfs_fence_free);
 EXPORT_SYMBOL_GPL(scoutfs_fence_wait_fenced);
@@ -71,6 +75,11 @@ void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
 void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head)
 {
 	init_waitqueue_head(wq_head);
+}
+
+int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16])
+{
+	return scnprintf(buf, size, "%pI6c", addr);
 }
 
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void)

@@ -6,6 +6,8 @@
 #ifndef _SCOUTFS_FENCE_GLUE_H_
 #define _SCOUTFS_FENCE_GLUE_H_
 
+#include <linux/in.h>
+
 #include "../include/fence.h"
 
 struct attribute;
@@ -21,6 +23,7 @@ struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name);
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
 					  void (*func)(struct work_struct *work));
 void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head);
+int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16]);
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void);
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags);
 void scoutfs_fence_glue_sysfs_attr_init(struct attribute *attr);

@@ -10,6 +10,7 @@ pub(crate) mod delayed_work;
 pub(crate) mod errno;
 pub(crate) mod global;
 pub(crate) mod header;
+pub(crate) mod inet;
 pub(crate) mod jiffies;
 pub(crate) mod kobject;
 pub(crate) mod kstrtox;

@@ -16,8 +16,8 @@
 //!
 //! Everything that a waiter could be waiting for wakes [`Mount::changed`], after the change was
 //! made under the spinlock. As a request can fail and be freed before a waiter runs, and a list can
-//! be dropped and filled again, failures and stops are counted, and a waiter compares the counts
-//! with those at its beginning.
+//! be dropped and filled again, failures, drops and stops are counted, and a waiter compares the
+//! counts with those at its beginning.
 
 use crate::{
     directory::{
@@ -59,7 +59,7 @@ use crate::{
     },
     request::Request, //
 };
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use kernel::{
     c_str,
     ffi::c_int,
@@ -89,7 +89,7 @@ pub(crate) type MountRef = Arc<DelayedWork<Mount>>;
 #[pin_data]
 pub(crate) struct Mount {
     name: CString,
-    device: Device,
+    place: Place,
     /// What the alarm is queued on. The registry holds it longer than any mount does, so that a
     /// mount which is dropped by its own alarm does not drop the queue that runs it.
     queue: Arc<Queue>,
@@ -106,7 +106,8 @@ struct Directories {
     by_rid: RBTree<u64, RequestDirectory<Listed>>,
     /// The parent of all requests' directories, until the mount is destroyed.
     fence: Option<Directory>,
-    mount: Option<Directory>,
+    /// The parent of that, where it is ours.
+    parent: Option<Directory>,
 }
 
 /// What the spinlock protects.
@@ -115,8 +116,12 @@ struct Requests {
     list: List<Listed>,
     /// How many requests of this mount have failed so far.
     failures: u64,
-    /// How often all requests were dropped so far.
+    /// How often there were requests that a stop dropped.
+    drops: u64,
+    /// How often the leader stepped down.
     stops: u64,
+    /// Whether this is the end: nothing is listed any more.
+    destroyed: bool,
     /// When [`Mount::run`] is going to look for requests that have timed out.
     alarm: Option<Deadline>,
 }
@@ -133,6 +138,32 @@ pub(crate) struct Listed {
 
 list_item!(Listed, links);
 
+/// What tells the directory of one mount from that of every other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A directory of ours, named for the device.
+    Device(Device),
+    /// The filesystem's directory of that [identity](Kobject::identity).
+    Kobject(usize),
+}
+
+/// The directory that a mount's requests are shown below.
+pub(crate) enum Parent<'a> {
+    /// One of ours, which goes with the mount.
+    Ours(Directory),
+    /// One that the filesystem has made.
+    TheFilesystems(&'a Kobject),
+}
+
+impl Parent<'_> {
+    fn kobject(&self) -> &Kobject {
+        match self {
+            Parent::Ours(directory) => directory,
+            Parent::TheFilesystems(kobject) => kobject,
+        }
+    }
+}
+
 /// What [`Mount::next`] tells of a request.
 pub(crate) struct Finished {
     pub(crate) rid: u64,
@@ -144,31 +175,36 @@ pub(crate) struct Finished {
 const BATCH: usize = 16;
 
 impl Mount {
-    /// Makes a mount with its directory `<device>` below `parent`. May sleep.
+    /// Makes a mount whose requests are shown in `fence/` below `parent`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(device: Device, parent: &Kobject, queue: Arc<Queue>) -> Result<MountRef> {
+    pub(crate) fn new(place: Place, parent: Parent<'_>, queue: Arc<Queue>) -> Result<MountRef> {
         let _nofs = NofsScope::enter();
-        let name = CString::try_from_fmt(fmt!("{}:{}", device.major(), device.minor()))?;
-        let mount = Directory::create(&name, parent)?;
-        let fence = Directory::create(c_str!("fence"), &mount)?;
+        let name = CString::try_from_fmt(fmt!("{}", parent.kobject().name()))?;
+        // It holds a reference to its parent until it is removed.
+        let fence = Directory::create(c_str!("fence"), parent.kobject())?;
         let directories = Directories {
             by_rid: RBTree::new(),
             fence: Some(fence),
-            mount: Some(mount),
+            parent: match parent {
+                Parent::Ours(directory) => Some(directory),
+                Parent::TheFilesystems(_) => None,
+            },
         };
         let requests = Requests {
             list: List::new(),
             failures: 0,
+            drops: 0,
             stops: 0,
+            destroyed: false,
             alarm: None,
         };
         Arc::pin_init(
             DelayedWork::new(try_pin_init!(Self {
                 name,
-                device,
+                place,
                 queue,
                 directories <- new_mutex!(directories, "scoutfs_fence_directories"),
                 requests <- new_spinlock!(requests, "scoutfs_fence_requests"),
@@ -183,9 +219,9 @@ impl Mount {
         &self.name
     }
 
-    /// The device that the mount is named for.
-    pub(crate) fn device(&self) -> Device {
-        self.device
+    /// What no other mount may have.
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     /// Lists a request for the mount `rid`, or adds the reason to the one that is listed.
@@ -195,7 +231,7 @@ impl Mount {
     /// # Errors
     ///
     /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile.
-    pub(crate) fn start(this: &MountRef, rid: u64, address: Ipv4Addr, reason: c_int) -> Result {
+    pub(crate) fn start(this: &MountRef, rid: u64, address: IpAddr, reason: c_int) -> Result {
         let _nofs = NofsScope::enter();
         let mut directories = this.directories.lock();
         let fence = directories.fence.as_ref().ok_or(ENODEV)?;
@@ -293,22 +329,52 @@ impl Mount {
     ///
     /// `EIO` where a request failed; `ESHUTDOWN` where requests were dropped; `ETIMEDOUT`.
     pub(crate) fn wait_fenced(&self, timeout: Jiffies) -> Result {
-        let (failures, stops) = {
+        let (failures, drops) = {
             let requests = self.requests.lock();
-            (requests.failures, requests.stops)
+            (requests.failures, requests.drops)
         };
-        self.changed
-            .wait_event_timeout(timeout, || {
-                let requests = self.requests.lock();
-                if requests.failures != failures || requests.any(Request::has_failed) {
-                    Some(Err(EIO))
-                } else if requests.stops != stops {
-                    Some(Err(ESHUTDOWN.into()))
-                } else {
-                    (!requests.any(|request| !request.is_fenced())).then_some(Ok(()))
-                }
-            })
-            .unwrap_or(Err(ETIMEDOUT.into()))
+        let outcome = self.changed.wait_event_timeout(timeout, || {
+            let requests = self.requests.lock();
+            if requests.failures != failures || requests.any(Request::has_failed) {
+                Some(Err(EIO))
+            } else if requests.drops != drops || requests.destroyed {
+                Some(Err(ESHUTDOWN.into()))
+            } else {
+                (!requests.any(|request| !request.is_fenced())).then_some(Ok(()))
+            }
+        });
+        outcome.map_or(Err(ETIMEDOUT.into()), |(outcome, _)| outcome)
+    }
+
+    /// Waits, uninterruptibly, for `timeout` jiffies until [`next`](Self::next) tells something.
+    ///
+    /// Returns the jiffies that were left then, and `None` where the time was over. Sleeps, unless
+    /// the timeout is 0.
+    ///
+    /// # Errors
+    ///
+    /// `ESHUTDOWN` after stop or destroy.
+    pub(crate) fn wait_next(&self, timeout: Jiffies) -> Result<Option<Jiffies>> {
+        let stops = self.requests.lock().stops;
+        let outcome = self.changed.wait_event_timeout(timeout, || {
+            let requests = self.requests.lock();
+            if requests.stops != stops || requests.destroyed {
+                Some(Err(ESHUTDOWN))
+            } else {
+                requests.any(Request::is_finished).then_some(Ok(()))
+            }
+        });
+        let Some((outcome, remaining)) = outcome else {
+            return Ok(None);
+        };
+        outcome?;
+        Ok(Some(remaining))
+    }
+
+    /// Whether no request is listed, and whether a listed one has failed. Never sleeps.
+    pub(crate) fn drained(&self) -> (bool, bool) {
+        let requests = self.requests.lock();
+        (requests.list.is_empty(), requests.any(Request::has_failed))
     }
 
     /// Drops every request; new ones can be made again. May sleep.
@@ -321,9 +387,10 @@ impl Mount {
     /// Calls that race with this, or come after it, find no requests and can make none.
     pub(crate) fn destroy(this: &MountRef) {
         let mut directories = this.directories.lock();
+        this.requests.lock().destroyed = true;
         this.drop_requests(&mut directories);
         directories.fence = None;
-        directories.mount = None;
+        directories.parent = None;
         drop(directories);
         // Nothing is listed any more that the alarm could be set for again.
         DelayedWork::cancel_sync(this);
@@ -332,13 +399,14 @@ impl Mount {
     fn drop_requests(&self, directories: &mut Directories) {
         let list = {
             let mut requests = self.requests.lock();
-            if requests.list.is_empty() {
-                return;
-            }
             requests.stops += 1;
+            requests.drops += u64::from(!requests.list.is_empty());
             core::mem::replace(&mut requests.list, List::new())
         };
         self.changed.wake_up_all();
+        if list.is_empty() {
+            return;
+        }
         // Removed while the caller holds the mutex, so that new requests can have the same names.
         directories.by_rid = RBTree::new();
         events::dropped(&self.name, list.into_iter().count());

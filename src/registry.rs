@@ -25,7 +25,9 @@ use crate::{
     },
     mount::{
         Mount,
-        MountRef, //
+        MountRef,
+        Parent,
+        Place, //
     }, //
 };
 use kernel::{
@@ -37,6 +39,7 @@ use kernel::{
         RBTree,
         RBTreeNodeReservation, //
     },
+    str::CString,
     sync::{
         Arc,
         Mutex,
@@ -104,12 +107,38 @@ pub(crate) fn close() {
     *root = None;
 }
 
-/// Makes the mount of a superblock. May sleep. Does not recurse into the filesystem.
+/// Makes the mount of a superblock, with a directory of ours that is named for its device.
+///
+/// May sleep. Does not recurse into the filesystem.
 ///
 /// # Errors
 ///
 /// `EBUSY` where the superblock, or another one of that device, is set up already; `ENOMEM`.
 pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
+    add(super_block, Place::Device(device), |root| {
+        let name = CString::try_from_fmt(fmt!("{}:{}", device.major(), device.minor()))?;
+        Ok(Parent::Ours(Directory::create(&name, &root.directory)?))
+    })
+}
+
+/// Makes the mount of a superblock below a directory that the filesystem has made.
+///
+/// May sleep. Does not recurse into the filesystem.
+///
+/// # Errors
+///
+/// `EBUSY` where the superblock is set up already, or the parent is another mount's; `ENOMEM`.
+pub(crate) fn setup_under(super_block: SuperBlock, parent: &Kobject) -> Result {
+    add(super_block, Place::Kobject(parent.identity()), |_| {
+        Ok(Parent::TheFilesystems(parent))
+    })
+}
+
+fn add<'a>(
+    super_block: SuperBlock,
+    place: Place,
+    parent: impl FnOnce(&Root) -> Result<Parent<'a>>,
+) -> Result {
     let _nofs = NofsScope::enter();
     let registry = REGISTRY.get().ok_or(ENODEV)?;
     let root = registry.root.lock();
@@ -117,13 +146,12 @@ pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
     let identity = super_block.identity();
     {
         let mounts = registry.mounts.lock();
-        if mounts.get(&identity).is_some() || mounts.values().any(|mount| mount.device() == device)
-        {
+        if mounts.get(&identity).is_some() || mounts.values().any(|mount| mount.place() == place) {
             return Err(EBUSY);
         }
     }
     let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-    let mount = Mount::new(device, &root.directory, root.queue.clone())?;
+    let mount = Mount::new(place, parent(root)?, root.queue.clone())?;
     registry
         .mounts
         .lock()

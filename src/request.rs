@@ -20,7 +20,10 @@ use crate::linux::{
         Jiffies, //
     }, //
 };
-use core::net::Ipv4Addr;
+use core::net::{
+    IpAddr,
+    Ipv4Addr, //
+};
 use kernel::{
     ffi::c_int,
     prelude::*, //
@@ -37,7 +40,7 @@ enum State {
 /// A request to fence one mount of the cluster.
 pub(crate) struct Request {
     rid: u64,
-    address: Ipv4Addr,
+    address: IpAddr,
     reason: c_int,
     further_reasons: KVec<c_int>,
     timeout_ms: u32,
@@ -49,7 +52,7 @@ impl Request {
     /// A pending request, made at `now`, that is to be answered within `timeout_ms`.
     pub(crate) fn new(
         rid: u64,
-        address: Ipv4Addr,
+        address: IpAddr,
         reason: c_int,
         now: Jiffies,
         timeout_ms: u32,
@@ -71,8 +74,16 @@ impl Request {
     }
 
     /// The last known address of the mount that is to be fenced.
-    pub(crate) fn address(&self) -> Ipv4Addr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// The same where it is an IPv4 address, else `0.0.0.0`.
+    pub(crate) fn ipv4_address(&self) -> Ipv4Addr {
+        match self.address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        }
     }
 
     /// The reason that the request was first made for.

@@ -14,6 +14,8 @@ use kernel::{
 #[derive(Clone, Copy)]
 pub(crate) struct Errno(u32);
 
+/// The family of an address is not one that we know.
+pub(crate) const EAFNOSUPPORT: Errno = Errno(bindings::EAFNOSUPPORT);
 /// The requests waited for were dropped.
 pub(crate) const ESHUTDOWN: Errno = Errno(bindings::ESHUTDOWN);
 /// What is written to has changed too much for that.

@@ -20,7 +20,7 @@ use kernel::{
     types::Opaque, //
 };
 
-/// A `struct kobject` that somebody holds a reference to.
+/// A `struct kobject` that has a name, and that somebody holds a reference to.
 #[repr(transparent)]
 pub(crate) struct Kobject(Opaque<bindings::kobject>);
 
@@ -30,6 +30,37 @@ impl Kobject {
         // SAFETY: `fs_kobj` is set while the kernel boots, and is never released. The layout of
         // `Self` is that of a kobject.
         unsafe { &*bindings::fs_kobj.cast() }
+    }
+
+    /// A kobject that C code passed. Any context.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a null pointer, and for a kobject that was never named.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be null, or to a kobject that is neither released nor renamed during `'a`.
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::kobject) -> Result<&'a Self> {
+        // SAFETY: The caller promises that it is null or alive. The layout of `Self` is that of a
+        // kobject.
+        let this = unsafe { ptr.cast::<Self>().as_ref() }.ok_or(EINVAL)?;
+        // SAFETY: The kobject is alive.
+        if unsafe { (*ptr).name.is_null() } {
+            return Err(EINVAL);
+        }
+        Ok(this)
+    }
+
+    /// What its directory is called.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: Every `Kobject` has a name, which does not change while it is borrowed.
+        unsafe { CStr::from_char_ptr((*self.as_raw()).name) }
+    }
+
+    /// What tells this kobject from every other one that lives.
+    pub(crate) fn identity(&self) -> usize {
+        self.as_raw() as usize
     }
 
     /// The C object.

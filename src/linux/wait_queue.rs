@@ -32,7 +32,9 @@ use kernel::{
 /// # Examples
 ///
 /// ```ignore
-/// let found = queue.wait_event_timeout(msecs_to_jiffies(100), || list.lock().pop_front());
+/// let (item, remaining) = queue
+///     .wait_event_timeout(msecs_to_jiffies(100), || list.lock().pop_front())
+///     .ok_or(ETIMEDOUT)?;
 /// ```
 ///
 /// # Invariants
@@ -73,7 +75,7 @@ impl WaitQueue {
 
     /// Waits, uninterruptibly, until `condition` returns something, for `timeout` jiffies at most.
     ///
-    /// Returns `None` on timeout. The condition is looked at once before the first sleep and once
+    /// Returns that, and the jiffies that were left; `None` on timeout. The condition is looked at once before the first sleep and once
     /// after the last, so that a timeout of 0 only looks, and a change in the last moment counts.
     ///
     /// Sleeps, unless the timeout is 0. The condition runs while the task is about to sleep: it
@@ -82,10 +84,10 @@ impl WaitQueue {
         &self,
         timeout: Jiffies,
         mut condition: impl FnMut() -> Option<R>,
-    ) -> Option<R> {
+    ) -> Option<(R, Jiffies)> {
         let mut remaining = timeout.min(MAX_SCHEDULE_TIMEOUT);
         if remaining == 0 {
-            return condition();
+            return condition().map(|found| (found, 0));
         }
 
         let entry = Opaque::<bindings::wait_queue_entry>::uninit();
@@ -111,6 +113,6 @@ impl WaitQueue {
         };
         // SAFETY: Both are initialised, and the entry is on no other queue.
         unsafe { bindings::finish_wait(self.head.get(), entry.get()) };
-        found
+        found.map(|found| (found, remaining))
     }
 }
