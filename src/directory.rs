@@ -65,7 +65,7 @@ pub(crate) type RequestDirectory<S> = SubjectDirectory<S, FILES>;
 /// `ENOMEM`, after which nothing is left of it.
 pub(crate) fn create<S: Subject>(fence: &Kobject, subject: Arc<S>) -> Result<RequestDirectory<S>> {
     let rid = subject.look(Request::rid);
-    let name = CString::try_from_fmt(fmt!("{rid:016x}"))?;
+    let name = CString::try_from_fmt(format_args!("{rid:016x}"))?;
     SubjectDirectory::create(&name, fence, subject, &Files::ATTRIBUTES)
 }
 

@@ -182,7 +182,7 @@ impl Mount {
     /// `ENOMEM`.
     pub(crate) fn new(place: Place, parent: Parent<'_>, queue: Arc<Queue>) -> Result<MountRef> {
         let _nofs = NofsScope::enter();
-        let name = CString::try_from_fmt(fmt!("{}", parent.kobject().name()))?;
+        let name = CString::try_from(parent.kobject().name())?;
         // It holds a reference to its parent until it is removed.
         let fence = Directory::create(c_str!("fence"), parent.kobject())?;
         let directories = Directories {

@@ -116,7 +116,7 @@ pub(crate) fn close() {
 /// `EBUSY` where the superblock, or another one of that device, is set up already; `ENOMEM`.
 pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
     add(super_block, Place::Device(device), |root| {
-        let name = CString::try_from_fmt(fmt!("{}:{}", device.major(), device.minor()))?;
+        let name = CString::try_from_fmt(format_args!("{}:{}", device.major(), device.minor()))?;
         Ok(Parent::Ours(Directory::create(&name, &root.directory)?))
     })
 }

@@ -7,10 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::header;
-use kernel::{
-    prelude::*,
-    str::CStr, //
-};
+use kernel::prelude::*;
 
 /// The version, as `modinfo` shows it.
 ///
