@@ -5,13 +5,11 @@
 //! The words of the two lines about failed requests are looked for by existing monitors. They never
 //! change.
 
-use crate::{
-    linux::{
-        inet,
-        module, //
-    },
-    request::Request, //
+use crate::linux::{
+    inet,
+    module, //
 };
+use core::net::IpAddr;
 use kernel::{
     prelude::*,
     str::CStr, //
@@ -23,13 +21,11 @@ pub(crate) fn loaded() {
 }
 
 /// A request was made, and its directory can be seen.
-pub(crate) fn requested(mount: &CStr, request: &Request) {
+pub(crate) fn requested(mount: &CStr, rid: u64, address: IpAddr, reason: &str) {
+    let address = inet::Display(address);
     pr_info!(
-        "{}: fence request for rid {:016x} at {} made: {}\n",
-        mount,
-        request.rid(),
-        format_args!("{}", inet::Display(request.address())),
-        request.reason_name()
+        "{mount}: fence request for rid {rid:016x} at {} made: {reason}\n",
+        format_args!("{address}")
     );
 }
 

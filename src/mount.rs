@@ -251,7 +251,7 @@ impl Mount {
         )?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let directory = directory::create(fence, listed.clone_arc())?;
-        listed.look(|request| events::requested(&this.name, request));
+        events::requested(&this.name, rid, address, listed.look(Request::reason_name));
         directories.by_rid.insert(node.into_node(rid, directory));
         Mount::list(this, listed);
         Ok(())
