@@ -3,7 +3,7 @@
 # make                build scoutfs_fence.ko for the running kernel, or for the one at KDIR=...
 # make KERNEL=stock   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
-# make test           run every test; CASE=name for one
+# make test           run every test; CASE=name for one, KERNEL=all on every supported kernel
 # make lint           run every check of the sources
 # make fmt            format the sources
 # make install        install the module for KDIR's kernel, and the agent
@@ -19,6 +19,9 @@ PREFIX ?= /usr/local
 
 lab := scripts/lab/lab
 lab_kernel := $(or $(KERNEL),stock)
+ifeq ($(KERNEL),all)
+lab_kernel := $(shell $(lab) kernels)
+endif
 
 .PHONY: module demo test lint fmt install clean lab-module
 
@@ -46,8 +49,14 @@ lab-module:
 demo: lab-module
 	$(lab) run scripts/demo/run --kernel $(lab_kernel)
 
+ifeq ($(KERNEL),all)
+test:
+	$(lab) setup $(lab_kernel)
+	$(lab) run tests/run --kernel all $(if $(CASE),--case $(CASE))
+else
 test: lab-module
 	$(lab) run tests/run --kernel $(lab_kernel) $(if $(CASE),--case $(CASE))
+endif
 
 lint:
 	$(lab) setup stock
