@@ -15,8 +15,12 @@ FUNCTIONS = {
     f"scoutfs_fence_{name}"
     for name in (
         "setup",
+        "setup_under",
         "start",
+        "start_addr",
         "next",
+        "wait_next",
+        "drained",
         "reason_pending",
         "free",
         "wait_fenced",
@@ -67,7 +71,7 @@ def build_of(kdir: Path, change: Callable[[Path], None]) -> tuple[bool, str]:
 
 
 @case
-def exports_the_eight_functions_for_gpl_modules(kdir: Path) -> None:
+def exports_the_functions_for_gpl_modules(kdir: Path) -> None:
     """The module exports the header's functions and no other symbol, to GPL modules only."""
     exported = {}
     for line in (TOP / "Module.symvers").read_text().splitlines():
@@ -136,14 +140,19 @@ def a_header_that_differs_does_not_compile(kdir: Path) -> None:
     """A signature in include/fence.h that is not the module's ends the build, for any function."""
     changes = {
         "int scoutfs_fence_setup(": "long scoutfs_fence_setup(",
+        "sb, struct kobject *parent)": "sb, struct super_block *parent)",
         "start(struct super_block *sb, u64 rid": "start(struct super_block *sb, u32 rid",
+        "const struct sockaddr_storage *addr": "const struct super_block *addr",
         "u64 *rid, int *reason": "u64 *rid, unsigned int *reason",
+        "long scoutfs_fence_wait_next(": "int scoutfs_fence_wait_next(",
+        "drained(struct super_block *sb, bool *": "drained(struct super_block *sb, int *",
         "reason_pending(struct super_block *sb, int": "reason_pending(struct super_block *sb, long",
         "free(struct super_block *sb, u64 rid": "free(struct super_block *sb, u32 rid",
-        "long timeout_jiffies": "int timeout_jiffies",
+        "wait_fenced(struct super_block *sb, long": "wait_fenced(struct super_block *sb, int",
         "void scoutfs_fence_stop(": "int scoutfs_fence_stop(",
         "destroy(struct super_block *sb": "destroy(const struct super_block *sb",
     }
+    assert len(changes) == len(FUNCTIONS)
 
     def change(copy: Path) -> None:
         header = copy / "include" / "fence.h"
@@ -160,3 +169,74 @@ def a_header_that_differs_does_not_compile(kdir: Path) -> None:
     unnoticed = [name for name in sorted(FUNCTIONS) if not re.search(rf"\b{name}\b", output)]
     if unnoticed:
         raise CaseFailed(f"nothing about {', '.join(unnoticed)} in: {output[-2000:]}")
+
+
+# Files whose first line of code is the header.
+FIRST_INCLUDE = """
+#include "fence.h"
+
+int use_it(struct super_block *sb, const struct sockaddr_storage *addr);
+int use_it(struct super_block *sb, const struct sockaddr_storage *addr)
+{
+	bool error;
+
+	scoutfs_fence_start_addr(sb, 1, addr, SCOUTFS_FENCE_CLIENT_RECONNECT);
+	return scoutfs_fence_drained(sb, &error) ? scoutfs_fence_setup(sb) : 0;
+}
+"""
+# The kernels' own headers use a keyword that Debian's sparse does not know.
+SPARSE = "-D__CHECK_ENDIAN__ -D__typeof_unqual__=__typeof__"
+
+
+def check_first_include(kdir: Path, *options: str) -> None:
+    """Compiles files that include the header first, with and without the define."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = "// SPDX-License-Identifier: GPL-2.0-only" + FIRST_INCLUDE
+        for name in ("plain", "under"):
+            Path(folder, f"{name}.c").write_text(source)
+        Path(folder, "Kbuild").write_text(
+            "obj-m := plain.o under.o\n"
+            f"ccflags-y := -I{TOP / 'include'}\n"
+            "CFLAGS_under.o := -DSCOUTFS_FENCE_PARENT=some_directory\n"
+        )
+        build = subprocess.run(
+            ["make", "-C", kdir, f"M={folder}", *options, "plain.o", "under.o"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        objects = [Path(folder, f"{name}.o") for name in ("plain", "under")]
+        if build.returncode or re.search("warning|error", build.stdout):
+            raise CaseFailed(build.stdout[-2000:])
+        # It is the very function without the define, and another one with it.
+        called = [re.findall(r" U (scoutfs_fence_setup\w*)", output_of("nm", o)) for o in objects]
+        if called != [["scoutfs_fence_setup"], ["scoutfs_fence_setup_under"]]:
+            raise CaseFailed(f"called are {called}")
+        if "C=2" in options and build.stdout.count(" CHECK ") != len(objects):
+            raise CaseFailed(f"sparse has not run:\n{build.stdout[-2000:]}")
+
+
+@case
+def the_header_may_be_the_first_include(kdir: Path) -> None:
+    """The header compiles first in a file, with and without the define, without a warning."""
+    check_first_include(kdir, "KCFLAGS=-Wall -Wextra -Wno-unused-parameter -Werror")
+
+
+@case
+def the_header_is_clean_under_sparse(kdir: Path) -> None:
+    """Sparse finds nothing in the header with __CHECK_ENDIAN__, with and without the define."""
+    check_first_include(kdir, "C=2", f"CF={SPARSE}")
+
+
+@case
+def kernel_versions_matter_to_the_wrappers_only(kdir: Path) -> None:
+    """Conditions on the kernel's version are in src/linux/ and Kbuild only."""
+    # Taken apart, so that this file is not found.
+    words = ("linux_" + r"[0-9]", "LINUX_VERSION" + "_CODE", "KERNEL_VERSION" + r"\(")
+    found = subprocess.run(
+        ["git", "-C", TOP, "grep", "-nE", "|".join(words), "--", ":!src/linux", ":!/Kbuild"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if found.returncode != 1:
+        raise CaseFailed(found.stdout or f"git ended with exit status {found.returncode}")

@@ -4,6 +4,9 @@
  *
  *     mount -t fence_test [-o rid=HEX,nosetup,fail] none /mnt/a
  *
+ * It is built twice: once as it stands here, and once as fence_test_leader,
+ * with SCOUTFS_FENCE_PARENT and a leader in every mount; see under_parent.c.
+ *
  * Each mount is a superblock of its own, and in its root is one file, "call".
  * Opened, written to once and read, it calls one function of fence.h for this
  * superblock and answers with what came back:
@@ -20,6 +23,8 @@
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
+#include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/inet.h>
 #include <linux/jiffies.h>
 #include <linux/kdev_t.h>
@@ -28,12 +33,20 @@
 #include <linux/module.h>
 #include <linux/random.h>
 #include <linux/slab.h>
+#include <linux/socket.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
 #include "fence.h"
+#include "fence_test.h"
+#include "leader.h"
 
+#ifdef SCOUTFS_FENCE_PARENT
+#define FENCE_TEST_TYPE		"fence_test_leader"
+#else
+#define FENCE_TEST_TYPE		"fence_test"
+#endif
 #define FENCE_TEST_MAGIC	0x66656e63
 #define FENCE_TEST_WORDS	6
 #define FENCE_TEST_ANSWER	96
@@ -43,9 +56,13 @@ struct fence_test_mount {
 	struct kobject kobj;
 	struct completion released;
 	bool published;
+	/* The directory was taken away while the mount lives. */
+	bool unpublished;
+	dev_t dev;
 	u64 rid;
 	bool nosetup;
 	bool fail;
+	struct fence_test_leader *leader;
 };
 
 /*
@@ -59,19 +76,47 @@ struct fence_test_command {
 	int (*call)(struct super_block *sb, char **words, char *answer);
 	/* The interface promises that the function never sleeps. */
 	bool atomic;
+	/* It is about the mount itself, and not a function of fence.h. */
+	bool own;
 };
 
-static struct kobject *fence_test_scoutfs;
 static DEFINE_SPINLOCK(fence_test_lock);
 
-static void put_answer(char *answer, int ret)
+static void put_answer(char *answer, long ret)
 {
-	snprintf(answer, FENCE_TEST_ANSWER, "%d\n", ret);
+	snprintf(answer, FENCE_TEST_ANSWER, "%ld\n", ret);
+}
+
+struct kobject *fence_test_sysfs_dir(struct super_block *sb)
+{
+	struct fence_test_mount *mount = sb ? sb->s_fs_info : NULL;
+
+	return mount ? &mount->kobj : NULL;
 }
 
 static int call_setup(struct super_block *sb, char **words, char *answer)
 {
 	put_answer(answer, scoutfs_fence_setup(sb));
+	return 0;
+}
+
+static int call_setup_under(struct super_block *sb, char **words, char *answer)
+{
+	static struct kobject nameless;
+	struct kobject *parent;
+
+	if (!strcmp(words[0], "own"))
+		parent = fence_test_sysfs_dir(sb);
+	else if (!strcmp(words[0], "shared"))
+		parent = fence_test_scoutfs;
+	else if (!strcmp(words[0], "nameless"))
+		parent = &nameless;
+	else if (!strcmp(words[0], "none"))
+		parent = NULL;
+	else
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_setup_under(sb, parent));
 	return 0;
 }
 
@@ -87,6 +132,48 @@ static int call_start(struct super_block *sb, char **words, char *answer)
 		return -EINVAL;
 
 	put_answer(answer, scoutfs_fence_start(sb, rid, ipv4_addr, reason));
+	return 0;
+}
+
+/* A port and a scope are put in as well, which nobody is to look at. */
+static int parse_address(const char *text, struct sockaddr_storage *addr)
+{
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)addr;
+	struct sockaddr_in *in = (struct sockaddr_in *)addr;
+	u16 family;
+
+	memset(addr, 0, sizeof(*addr));
+	if (!strncmp(text, "family:", 7)) {
+		if (kstrtou16(text + 7, 0, &family))
+			return -EINVAL;
+		addr->ss_family = family;
+	} else if (in4_pton(text, -1, (u8 *)&in->sin_addr, -1, NULL)) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons(12345);
+	} else if (in6_pton(text, -1, (u8 *)&in6->sin6_addr, -1, NULL)) {
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons(12345);
+		in6->sin6_scope_id = 7;
+	} else {
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+static int call_start_addr(struct super_block *sb, char **words, char *answer)
+{
+	bool none = !strcmp(words[1], "none");
+	struct sockaddr_storage addr;
+	int reason;
+	u64 rid;
+
+	if (kstrtou64(words[0], 16, &rid) ||
+	    (!none && parse_address(words[1], &addr)) ||
+	    kstrtoint(words[2], 0, &reason))
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_start_addr(sb, rid, none ? NULL : &addr, reason));
 	return 0;
 }
 
@@ -123,6 +210,50 @@ static int call_next_null(struct super_block *sb, char **words, char *answer)
 		return -EINVAL;
 
 	put_answer(answer, ret);
+	return 0;
+}
+
+static int call_wait_next(struct super_block *sb, char **words, char *answer)
+{
+	unsigned long timeout;
+	int milliseconds;
+
+	if (kstrtoint(words[0], 0, &milliseconds) || milliseconds < 0)
+		return -EINVAL;
+
+	timeout = msecs_to_jiffies(milliseconds);
+	snprintf(answer, FENCE_TEST_ANSWER, "%ld timeout=%lu\n",
+		 scoutfs_fence_wait_next(sb, timeout), timeout);
+	return 0;
+}
+
+static int call_wait_next_jiffies(struct super_block *sb, char **words, char *answer)
+{
+	long timeout;
+
+	if (kstrtol(words[0], 0, &timeout))
+		return -EINVAL;
+
+	put_answer(answer, scoutfs_fence_wait_next(sb, timeout));
+	return 0;
+}
+
+static int call_drained(struct super_block *sb, char **words, char *answer)
+{
+	bool drained;
+	bool error;
+
+	if (kstrtobool(words[0], &error))
+		return -EINVAL;
+
+	drained = scoutfs_fence_drained(sb, &error);
+	snprintf(answer, FENCE_TEST_ANSWER, "%d error=%d\n", drained, error);
+	return 0;
+}
+
+static int call_drained_null(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, scoutfs_fence_drained(sb, NULL));
 	return 0;
 }
 
@@ -184,17 +315,115 @@ static int call_destroy(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
+/* How the kernel itself prints an address. */
+static int call_print_address(struct super_block *sb, char **words, char *answer)
+{
+	struct sockaddr_storage addr;
+
+	if (parse_address(words[0], &addr))
+		return -EINVAL;
+
+	snprintf(answer, FENCE_TEST_ANSWER, "0 %pISc\n", &addr);
+	return 0;
+}
+
+/* How many hold the mount's directory. */
+static int call_references(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, kref_read(&fence_test_sysfs_dir(sb)->kref));
+	return 0;
+}
+
+/* Takes the mount's directory away, with all that others have made below it. */
+static int call_unpublish(struct super_block *sb, char **words, char *answer)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+
+	if (mount->unpublished)
+		return -EINVAL;
+
+	mount->unpublished = true;
+	kobject_del(&mount->kobj);
+	kobject_put(&mount->kobj);
+	put_answer(answer, 0);
+	return 0;
+}
+
+/* Whether nobody holds the mount's directory any more. */
+static int call_released(struct super_block *sb, char **words, char *answer)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+
+	put_answer(answer, completion_done(&mount->released));
+	return 0;
+}
+
+#ifdef SCOUTFS_FENCE_PARENT
+static struct fence_test_leader *leader_of(struct super_block *sb)
+{
+	struct fence_test_mount *mount = sb->s_fs_info;
+
+	return mount->leader;
+}
+
+static int call_elect(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, fence_test_leader_elect(leader_of(sb), words[0]));
+	return 0;
+}
+
+static int call_recover(struct super_block *sb, char **words, char *answer)
+{
+	int milliseconds;
+
+	if (kstrtoint(words[0], 0, &milliseconds) || milliseconds < 0)
+		return -EINVAL;
+
+	put_answer(answer, fence_test_leader_recover(leader_of(sb), milliseconds, words[1]));
+	return 0;
+}
+
+static int call_step_down(struct super_block *sb, char **words, char *answer)
+{
+	fence_test_leader_step_down(leader_of(sb));
+	put_answer(answer, 0);
+	return 0;
+}
+
+static int call_leader(struct super_block *sb, char **words, char *answer)
+{
+	fence_test_leader_show(leader_of(sb), answer, FENCE_TEST_ANSWER);
+	return 0;
+}
+#endif
+
 static const struct fence_test_command fence_test_commands[] = {
 	{ "setup", 0, call_setup },
+	{ "setup_under", 1, call_setup_under },	/* own, shared, nameless or none: the parent */
 	{ "start", 3, call_start },		/* RID IPV4 REASON */
+	{ "start_addr", 3, call_start_addr },	/* RID IPV4|IPV6|family:NUMBER|none REASON */
 	{ "next", 0, call_next, .atomic = true },
 	{ "next_null", 1, call_next_null },	/* rid, reason or error: the pointer to leave out */
+	{ "wait_next", 1, call_wait_next },	/* MILLISECONDS */
+	{ "wait_next_jiffies", 1, call_wait_next_jiffies },	/* JIFFIES */
+	{ "drained", 1, call_drained, .atomic = true },	/* 0 or 1: what error is before */
+	{ "drained_null", 0, call_drained_null, .atomic = true },
 	{ "reason_pending", 1, call_reason_pending, .atomic = true },	/* REASON */
 	{ "free", 1, call_free },		/* RID */
 	{ "wait_fenced", 1, call_wait_fenced },	/* MILLISECONDS */
 	{ "wait_fenced_jiffies", 1, call_wait_fenced_jiffies },	/* JIFFIES */
 	{ "stop", 0, call_stop },
 	{ "destroy", 0, call_destroy },
+	{ "print_address", 1, call_print_address, .own = true },	/* IPV4|IPV6 */
+	{ "references", 0, call_references, .own = true },
+	{ "unpublish", 0, call_unpublish, .own = true },
+	{ "released", 0, call_released, .own = true },
+#ifdef SCOUTFS_FENCE_PARENT
+	{ "elect", 1, call_elect, .own = true },	/* RID,RID...|- */
+	{ "recover", 2, call_recover, .own = true },	/* MILLISECONDS RID,RID... */
+	{ "step_down", 0, call_step_down, .own = true },
+	{ "leader", 0, call_leader, .own = true },
+#endif
 };
 
 static int split_words(char *line, char **words)
@@ -245,7 +474,8 @@ static int run_command(struct super_block *sb, char *line, char *answer)
 		return -EINVAL;
 
 	command = find_command(words[0]);
-	if (!command || nr != command->words + 1 || (atomic && !command->atomic))
+	if (!command || nr != command->words + 1 || (atomic && !command->atomic) ||
+	    (!sb && command->own))
 		return -EINVAL;
 
 	if (atomic)
@@ -287,6 +517,33 @@ static const struct file_operations fence_test_call_operations = {
 	.llseek		= default_llseek,
 };
 
+#ifdef SCOUTFS_FENCE_PARENT
+static int fence_test_build_init(void)
+{
+	return fence_test_leader_init();
+}
+
+static void fence_test_build_exit(void)
+{
+	fence_test_leader_exit();
+}
+#else
+/* Both builds publish their mounts here.  This one is loaded first. */
+struct kobject *fence_test_scoutfs;
+EXPORT_SYMBOL_GPL(fence_test_scoutfs);
+
+static int fence_test_build_init(void)
+{
+	fence_test_scoutfs = kobject_create_and_add("scoutfs", fs_kobj);
+	return fence_test_scoutfs ? 0 : -ENOMEM;
+}
+
+static void fence_test_build_exit(void)
+{
+	kobject_put(fence_test_scoutfs);
+}
+#endif
+
 static struct inode *new_test_inode(struct super_block *sb, ino_t ino, umode_t mode)
 {
 	struct inode *inode = new_inode(sb);
@@ -327,11 +584,17 @@ static const struct super_operations fence_test_super_operations = {
 	.statfs		= simple_statfs,
 };
 
-static ssize_t rid_show(struct kobject *kobj, struct attribute *attr, char *buf)
+static struct attribute rid_attr = { .name = "rid", .mode = 0444 };
+static struct attribute device_attr = { .name = "data_device_maj_min", .mode = 0444 };
+
+static ssize_t fence_test_show(struct kobject *kobj, struct attribute *attr, char *buf)
 {
 	struct fence_test_mount *mount = container_of(kobj, struct fence_test_mount, kobj);
 
-	return sysfs_emit(buf, "%016llx\n", mount->rid);
+	if (attr == &rid_attr)
+		return sysfs_emit(buf, "%016llx\n", mount->rid);
+
+	return sysfs_emit(buf, "%u:%u\n", MAJOR(mount->dev), MINOR(mount->dev));
 }
 
 static void kobj_released(struct kobject *kobj)
@@ -340,12 +603,10 @@ static void kobj_released(struct kobject *kobj)
 }
 
 static const struct sysfs_ops fence_test_sysfs_ops = {
-	.show = rid_show,
+	.show = fence_test_show,
 };
 
-static struct attribute rid_attr = { .name = "rid", .mode = 0444 };
-
-static struct attribute *fence_test_attrs[] = { &rid_attr, NULL };
+static struct attribute *fence_test_attrs[] = { &rid_attr, &device_attr, NULL };
 ATTRIBUTE_GROUPS(fence_test);
 
 static const struct kobj_type fence_test_ktype = {
@@ -355,8 +616,8 @@ static const struct kobj_type fence_test_ktype = {
 };
 
 /*
- * As scoutfs does: /sys/fs/scoutfs/f.FSID.r.RID/rid, where the name has the
- * first six digits of both.  The device number serves as the id of the
+ * As scoutfs does: /sys/fs/scoutfs/f.FSID.r.RID/, where the name has the first
+ * six digits of both.  The device number serves as the id of the
  * filesystem, so that no two mounts get the same name.
  */
 static int publish(struct super_block *sb)
@@ -364,6 +625,7 @@ static int publish(struct super_block *sb)
 	struct fence_test_mount *mount = sb->s_fs_info;
 
 	mount->published = true;
+	mount->dev = sb->s_dev;
 	init_completion(&mount->released);
 	return kobject_init_and_add(&mount->kobj, &fence_test_ktype, fence_test_scoutfs,
 				    "f.%06x.r.%06llx", MINOR(sb->s_dev), mount->rid >> 40);
@@ -376,7 +638,8 @@ static void unpublish(struct super_block *sb)
 	if (!mount->published)
 		return;
 
-	kobject_put(&mount->kobj);
+	if (!mount->unpublished)
+		kobject_put(&mount->kobj);
 	/* The kobject's memory is ours, and its release function this module's. */
 	wait_for_completion(&mount->released);
 }
@@ -401,6 +664,13 @@ static int fence_test_fill_super(struct super_block *sb, struct fs_context *fc)
 			return ret;
 	}
 
+	mount->leader = fence_test_leader_new(sb);
+	if (IS_ERR(mount->leader)) {
+		ret = PTR_ERR(mount->leader);
+		mount->leader = NULL;
+		return ret;
+	}
+
 	if (mount->fail)
 		return -EIO;
 
@@ -419,6 +689,7 @@ static void fence_test_kill_sb(struct super_block *sb)
 {
 	struct fence_test_mount *mount = sb->s_fs_info;
 
+	fence_test_leader_free(mount->leader);
 	scoutfs_fence_destroy(sb);
 	unpublish(sb);
 	kill_anon_super(sb);
@@ -489,31 +760,31 @@ static int fence_test_init_context(struct fs_context *fc)
 
 static struct file_system_type fence_test_type = {
 	.owner			= THIS_MODULE,
-	.name			= "fence_test",
+	.name			= FENCE_TEST_TYPE,
 	.init_fs_context	= fence_test_init_context,
 	.parameters		= fence_test_parameters,
 	.kill_sb		= fence_test_kill_sb,
 };
-MODULE_ALIAS_FS("fence_test");
+MODULE_ALIAS_FS(FENCE_TEST_TYPE);
 
 static int __init fence_test_init(void)
 {
 	int ret;
 
-	fence_test_scoutfs = kobject_create_and_add("scoutfs", fs_kobj);
-	if (!fence_test_scoutfs)
-		return -ENOMEM;
+	ret = fence_test_build_init();
+	if (ret)
+		return ret;
 
 	ret = register_filesystem(&fence_test_type);
 	if (ret)
-		kobject_put(fence_test_scoutfs);
+		fence_test_build_exit();
 	return ret;
 }
 
 static void __exit fence_test_exit(void)
 {
 	unregister_filesystem(&fence_test_type);
-	kobject_put(fence_test_scoutfs);
+	fence_test_build_exit();
 }
 
 module_init(fence_test_init);

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import kernel
-from fence import CaseFailed, Mount, Stopwatch
+from fence import CaseFailed, Leader, Mount, Stopwatch
 
 _MOUNTS = Path("/tmp/mounts")
 
@@ -33,6 +33,15 @@ class Case:
         self._mounts.append(mount)
         return mount
 
+    def leader(self, options: str = "") -> Leader:
+        """A mount of the filesystem's other build, whose module goes with the case."""
+        if not kernel.is_loaded(kernel.LEADER_FILESYSTEM):
+            kernel.load(kernel.LEADER_FILESYSTEM)
+        _MOUNTS.mkdir(exist_ok=True)
+        mount = Leader(_MOUNTS / f"{len(self._mounts)}", options)
+        self._mounts.append(mount)
+        return mount
+
     def note(self, text: str) -> None:
         """A line for people, in the output."""
         self.notes.append(text)
@@ -46,13 +55,13 @@ class Case:
 
     def expect_error_line(self, mount: Mount, rid: int, times: int | None = 1) -> None:
         self.expect_line(
-            f"{mount.device}: error indicated by fence action for rid {rid:016x}", times
+            f"{mount.log_name}: error indicated by fence action for rid {rid:016x}", times
         )
 
     def expect_timeout_line(self, mount: Mount, rid: int, timeout_ms: int) -> None:
         self.expect_line(
-            f"{mount.device}: fence request for rid {rid:016x} was not serviced in {timeout_ms}ms,"
-            " raising error"
+            f"{mount.log_name}: fence request for rid {rid:016x}"
+            f" was not serviced in {timeout_ms}ms, raising error"
         )
 
     def expect_never_set_up(self, times: int | None) -> None:
@@ -68,6 +77,8 @@ class Case:
             self.set_timeout_ms(30000)
         if busy:
             raise CaseFailed(f"mounts left in use: {' '.join(busy)}")
+        if kernel.is_loaded(kernel.LEADER_FILESYSTEM):
+            kernel.unload(kernel.LEADER_FILESYSTEM)
         left = os.listdir(kernel.FENCE_SYSFS) if kernel.FENCE_SYSFS.exists() else []
         if left:
             raise CaseFailed(f"left in {kernel.FENCE_SYSFS}: {' '.join(left)}")

@@ -7,7 +7,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +128,17 @@ class Call:
         return text.strip()
 
     def answer(self, within: float = 10) -> int:
+        """What was returned."""
+        return self.numbers(within)[0]
+
+    def numbers(self, within: float = 10) -> list[int]:
+        """What was returned, and what else was told."""
         if not self.has_ended(within):
             raise CaseFailed(f"'{self.command}' has not returned within {within} s")
         text = self._read()
         if not text:
             raise CaseFailed(f"'{self.command}' could not be called")
-        return int(text.split()[0])
+        return [int(word.rpartition("=")[2]) for word in text.split()]
 
     def stays_blocked(self, seconds: float = 0.05) -> None:
         if self.has_ended(seconds):
@@ -160,7 +165,7 @@ def before_it_runs(call: Call) -> Iterator[None]:
 class Request:
     """A request's directory, as an agent sees it."""
 
-    FILES = ("rid", "ipv4_addr", "reason", "elapsed_secs", "fenced", "error")
+    FILES = ("rid", "ipv4_addr", "inet_addr", "reason", "elapsed_secs", "fenced", "error")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -197,16 +202,38 @@ class Request:
             time.sleep(0.002)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How it stands with a leader."""
+
+    leading: bool
+    reclaimed: int = 0
+    error: int = 0
+
+    def __repr__(self) -> str:
+        leads = "leads" if self.leading else "does not lead"
+        return f"it {leads}, reclaimed {self.reclaimed}, error {_readable(self.error)}"
+
+
 class Mount:
     """One mount of the test filesystem; its methods are the functions of fence.h."""
+
+    FILESYSTEM = "fence_test"
 
     def __init__(self, path: Path, options: str = "") -> None:
         self.path = path
         path.mkdir(exist_ok=True)
-        kernel.mount("fence_test", path, options)
+        kernel.mount(self.FILESYSTEM, path, options)
         device = path.stat().st_dev
         self.device = f"{os.major(device)}:{os.minor(device)}"
+        # The filesystem's own directory, by whose name scoutfs's tools know the mount.
+        [self.published] = kernel.SCOUTFS_SYSFS.glob(f"f.{os.minor(device):06x}.r.*")
         self.directory = kernel.FENCE_SYSFS / self.device
+
+    @property
+    def log_name(self) -> str:
+        """What the log calls the mount."""
+        return self.directory.name
 
     def unmount(self, flags: int = 0) -> None:
         kernel.unmount(self.path, flags)
@@ -236,6 +263,9 @@ class Mount:
     def start(self, rid: int, ip: str = "10.0.0.7", reason: int = CLIENT_RECOVERY) -> int:
         return self.returns(f"start {rid:x} {ip} {reason}")
 
+    def start_addr(self, rid: int, address: str, reason: int = CLIENT_RECOVERY) -> int:
+        return self.returns(f"start_addr {rid:x} {address} {reason}")
+
     def next(self, how: str = "") -> int | Finished:
         """The oldest finished request, or the errno where there is none."""
         answer = self.call(f"{how} next")
@@ -243,6 +273,20 @@ class Mount:
         if not found:
             return int(answer)
         return Finished(int(found[1], 16), int(found[2]), found[3] == "1")
+
+    def wait_next(self, milliseconds: int) -> int:
+        return self.returns(f"wait_next {milliseconds}")
+
+    def wait_next_jiffies(self, jiffies: int) -> int:
+        return self.returns(f"wait_next_jiffies {jiffies}")
+
+    def drained(self, how: str = "") -> tuple[bool, bool]:
+        """What it returns, and what it tells of errors, whatever was there before."""
+        answers = {self.call(f"{how} drained {before}") for before in (0, 1)}
+        equal(len(answers), 1, f"ways in which drained answers: {answers}")
+        found = re.fullmatch(r"([01]) error=([01])\n", answers.pop())
+        assert found
+        return found[1] == "1", found[2] == "1"
 
     def reason_pending(self, reason: int, how: str = "") -> int:
         return self.returns(f"{how} reason_pending {reason}")
@@ -266,6 +310,13 @@ class Mount:
         """A call of wait_fenced that waits."""
         return self.background(f"wait_fenced {milliseconds}").until_blocked()
 
+    def setup_under(self, parent: str = "own") -> int:
+        """Sets it up below its own directory, or another one that the filesystem has."""
+        result = self.returns(f"setup_under {parent}")
+        if not result:
+            self.directory = self.published if parent == "own" else kernel.SCOUTFS_SYSFS
+        return result
+
     # What userspace sees of it.
 
     def request(self, rid: int) -> Request:
@@ -278,6 +329,52 @@ class Mount:
 
     def listed(self) -> set[str]:
         return {path.name for path in (self.directory / "fence").iterdir()}
+
+
+class Leader(Mount):
+    """A mount that can lead the cluster, and that has its requests in its own directory."""
+
+    FILESYSTEM = "fence_test_leader"
+
+    def __init__(self, path: Path, options: str = "") -> None:
+        super().__init__(path, options)
+        self.directory = self.published
+
+    @staticmethod
+    def address(rid: int) -> str:
+        """Where the filesystem says that a mount of this rid was seen."""
+        return f"10.0.0.{rid & 0xFF}"
+
+    @staticmethod
+    def _words(rids: Iterable[int]) -> str:
+        return ",".join(f"{rid:x}" for rid in rids) or "-"
+
+    def elect(self, *previous: int) -> int:
+        return self.returns(f"elect {self._words(previous)}")
+
+    def election(self, *previous: int) -> Call:
+        """An election that waits for the previous leaders to be fenced."""
+        return self.background(f"elect {self._words(previous)}").until_blocked()
+
+    def recover(self, *clients: int, milliseconds: int = 0) -> int:
+        return self.returns(f"recover {milliseconds} {self._words(clients)}")
+
+    def step_down(self) -> None:
+        equal(self.returns("step_down"), 0)
+
+    def standing(self) -> Standing:
+        found = re.fullmatch(
+            r"0 leading=([01]) reclaimed=(\d+) error=(-?\d+)\n", self.call("leader")
+        )
+        assert found
+        return Standing(found[1] == "1", int(found[2]), int(found[3]))
+
+    def until(self, wanted: Standing, within: float = 20) -> None:
+        watch = Stopwatch()
+        while self.standing() != wanted:
+            if watch.seconds() > within:
+                equal(self.standing(), wanted, f"the leader's standing after {within} s")
+            time.sleep(0.01)
 
 
 def name(rid: int) -> str:

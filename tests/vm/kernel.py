@@ -11,6 +11,8 @@ from types import TracebackType
 MODULES = Path(os.environ.get("FENCE_TEST_MODULES", "/tests"))
 FENCE = "scoutfs_fence"
 FILESYSTEM = "fence_test_fs"
+LEADER_FILESYSTEM = "fence_test_leader_fs"
+DROPIN = "fence_test_dropin"
 
 FENCE_SYSFS = Path("/sys/fs/scoutfs_fence")
 SCOUTFS_SYSFS = Path("/sys/fs/scoutfs")
@@ -68,9 +70,13 @@ def load_both() -> None:
 
 
 def unload_both() -> None:
-    for module in (FILESYSTEM, FENCE):
+    for module in (LEADER_FILESYSTEM, FILESYSTEM, FENCE):
         if is_loaded(module):
             unload(module)
+
+
+def set_parameter(module: str, parameter: str, value: object) -> None:
+    Path("/sys/module", module, "parameters", parameter).write_text(f"{value}\n")
 
 
 def taints() -> int:

@@ -440,13 +440,15 @@ def unmount_leaves_nothing(case: Case) -> None:
 def a_call_without_setup_is_enodev(case: Case) -> None:
     """Every function that returns an int but setup is ENODEV without setup, with one log line."""
     mount = case.mount("nosetup")
-    case.expect_never_set_up(6)
+    case.expect_never_set_up(8)
     equal(mount.start(0xAA), -ENODEV)
+    equal(mount.start_addr(0xAA, "fe80::1"), -ENODEV)
     equal(mount.next(), -ENODEV)
     equal(mount.reason_pending(CLIENT_RECOVERY), -ENODEV)
     equal(mount.free(0xAA), -ENODEV)
     equal(mount.wait_fenced(0), -ENODEV)
     equal(mount.wait_fenced_jiffies(LONG_MAX), -ENODEV)
+    equal(mount.wait_next(0), -ENODEV)
 
 
 @case
@@ -455,12 +457,14 @@ def a_call_after_destroy_is_enodev(case: Case) -> None:
     mount = case.mount()
     mount.started(0xAA)
     mount.destroy()
-    case.expect_never_set_up(5)
+    case.expect_never_set_up(7)
     equal(mount.start(0xAA), -ENODEV)
+    equal(mount.start_addr(0xAA, "fe80::1"), -ENODEV)
     equal(mount.next(), -ENODEV)
     equal(mount.reason_pending(CLIENT_RECOVERY), -ENODEV)
     equal(mount.free(0xAA), -ENODEV)
     equal(mount.wait_fenced(0), -ENODEV)
+    equal(mount.wait_next(0), -ENODEV)
 
 
 @case
@@ -470,7 +474,9 @@ def a_null_superblock_is_einval(case: Case) -> None:
     request = mount.started(0xAA)
     for command in (
         "setup",
+        "setup_under shared",
         "start aa 10.0.0.7 0",
+        "start_addr aa fe80::1 0",
         "next",
         "atomic next",
         "reason_pending 0",
@@ -479,6 +485,8 @@ def a_null_superblock_is_einval(case: Case) -> None:
         "wait_fenced 0",
         f"wait_fenced_jiffies {LONG_MAX}",
         "wait_fenced_jiffies -1",
+        "wait_next 0",
+        f"wait_next_jiffies {LONG_MAX}",
     ):
         equal(mount.returns(f"null {command}"), -EINVAL, command)
     for command in ("stop", "destroy"):

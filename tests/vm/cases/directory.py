@@ -59,10 +59,10 @@ def directory_is_named_by_the_rid(case: Case) -> None:
 
 
 @case
-def directory_has_six_files_of_these_modes(case: Case) -> None:
+def directory_has_files_of_these_modes(case: Case) -> None:
     """All can read every file; fenced and error can be written, by their owner root only."""
     request = case.mount().started(0xAA)
-    wanted = dict.fromkeys(("rid", "ipv4_addr", "reason", "elapsed_secs"), "-r--r--r--")
+    wanted = dict.fromkeys(Request.FILES, "-r--r--r--")
     wanted |= dict.fromkeys(("fenced", "error"), "-rw-r--r--")
     status = {path.name: path.stat() for path in request.path.iterdir()}
     equal({file: stat.filemode(status[file].st_mode) for file in status}, wanted)
@@ -77,7 +77,7 @@ def directory_is_written_by_root_only(case: Case) -> None:
     for file in Request.FILES:
         equal(as_user(partial(request.read, file)), 0, f"{file} is read")
         equal(as_user(partial(request.write, file, "1")), EACCES, f"{file} is written")
-    for file in ("rid", "ipv4_addr", "reason", "elapsed_secs"):
+    for file in ("rid", "ipv4_addr", "inet_addr", "reason", "elapsed_secs"):
         fails_with(EACCES, request.write, file, "1")
     equal(mount.next(), -ENOENT)
 

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A caller that knows nothing of this module but the eight functions of old."""
+
+import threading
+from pathlib import Path
+
+import kernel
+from case import Case, case
+from fence import Request, Stopwatch, equal, name, true
+
+# The device number that the module's superblock has.
+FENCE = kernel.FENCE_SYSFS / "240:7" / "fence"
+
+
+@case
+def a_module_of_the_eight_old_functions_links_and_works(case: Case) -> None:
+    """C code compiled against the eight-function header alone loads, and finds all as it was."""
+    errors = []
+
+    def load() -> None:
+        try:
+            kernel.load(kernel.DROPIN)
+        except OSError as error:
+            errors.append(str(error))
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    request = Request(FENCE / name(0xC0FFEE))
+    watch = Stopwatch()
+    while not request.exists() and loading.is_alive():
+        watch.at_most(10)
+    if loading.is_alive():
+        equal(request.read("ipv4_addr"), "10.0.0.1\n")
+        equal(request.read("reason"), "client_reconnect\n")
+        request.set_fenced()
+    loading.join()
+    equal(errors, [])
+    holders = Path("/sys/module", kernel.FENCE, "holders")
+    true((holders / kernel.DROPIN).exists(), "it depends on the module by its symbols")
+    kernel.unload(kernel.DROPIN)
+    true(not FENCE.exists(), "it has left nothing")

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a leader of scoutfs does, with the agent at the other end."""
+
+import time
+from errno import EBUSY, EIO, ESHUTDOWN, ETIMEDOUT
+
+import kernel
+from case import Case, case
+from cases.agent import Agent, agent
+from fence import CLIENT_RECONNECT, CLIENT_RECOVERY, Leader, Standing, Stopwatch, equal, name, true
+
+# A command that begins to fence and ends when a file allows it.
+WAITS = "while ! test -e go; do sleep 0.02; done"
+# A command that cannot fence the mount 2.
+FAILS_FOR_2 = "case $SCOUTFS_FENCED_REQ_RID in *2) exit 1;; esac"
+
+
+def leader(
+    case: Case, reclaim_ms: int = 50, wait_next: bool = False, election_ms: int = 15000
+) -> Leader:
+    """A mount whose reclaim worker looks so often, or sleeps in wait_next for so long."""
+    mount = case.leader()
+    kernel.set_parameter(kernel.LEADER_FILESYSTEM, "reclaim_ms", reclaim_ms)
+    kernel.set_parameter(kernel.LEADER_FILESYSTEM, "wait_next", int(wait_next))
+    kernel.set_parameter(kernel.LEADER_FILESYSTEM, "election_ms", election_ms)
+    return mount
+
+
+def begin(it: Agent, script: str) -> None:
+    it.configure(script, delay="0.1")
+    it.begin()
+
+
+def served(it: Agent) -> list[int]:
+    """The rids that the command was run for."""
+    return [int(call.split(",")[0], 16) for call in it.called_with()]
+
+
+def is_left_nothing(mount: Leader) -> None:
+    equal(mount.listed(), set())
+    equal(mount.drained(), (True, False))
+
+
+@case
+def leader_has_previous_leaders_fenced(case: Case) -> None:
+    """A new leader leads once the agent has fenced each previous one, and then reclaims them."""
+    mount = leader(case)
+    with agent() as it:
+        begin(it, "exit 0")
+        equal(mount.elect(0x11, 0x12, 0x13), 0)
+        equal(it.called_with(), [f"{name(rid)},{mount.address(rid)}" for rid in (17, 18, 19)])
+        mount.until(Standing(leading=True, reclaimed=3))
+        is_left_nothing(mount)
+        equal(mount.elect(), -EBUSY, "it leads already")
+        it.check_runs()
+
+
+@case
+def leader_without_predecessors_leads_at_once(case: Case) -> None:
+    """An election with nobody to fence does not wait."""
+    mount = leader(case)
+    watch = Stopwatch()
+    equal(mount.elect(), 0)
+    watch.at_most(5)
+    equal(mount.standing(), Standing(leading=True))
+
+
+@case
+def leader_does_not_lead_where_one_cannot_be_fenced(case: Case) -> None:
+    """One previous leader that the agent cannot fence ends the election; another one may work."""
+    mount = leader(case)
+    case.expect_error_line(mount, 2)
+    with agent() as it:
+        begin(it, f"test -e go || {FAILS_FOR_2}")
+        equal(mount.elect(1, 2, 3), -EIO)
+        equal(mount.standing(), Standing(leading=False, error=-EIO))
+        is_left_nothing(mount)
+        (it.folder / "go").touch()
+        equal(mount.elect(1, 2, 3), 0)
+        mount.until(Standing(leading=True, reclaimed=3))
+
+
+@case
+def leader_gives_up_where_nobody_fences(case: Case) -> None:
+    """An election that nobody serves ends after its time, before the requests fail."""
+    mount = leader(case, election_ms=300)
+    watch = Stopwatch()
+    equal(mount.elect(1, 2), -ETIMEDOUT)
+    watch.at_least(0.3)
+    watch.at_most(5)
+    equal(mount.standing(), Standing(leading=False, error=-ETIMEDOUT))
+    is_left_nothing(mount)
+    equal(mount.elect(), 0, "elected again")
+
+
+def reclaims(case: Case, mount: Leader) -> None:
+    """Clients that do not recover are fenced, freed, and those that cannot be end it."""
+    with agent() as it:
+        begin(it, "exit 0")
+        equal(mount.elect(), 0)
+        equal(mount.recover(1, 2, 3), 0)
+        mount.until(Standing(leading=True, reclaimed=3))
+        equal(sorted(served(it)), [1, 2, 3])
+        is_left_nothing(mount)
+        # The next ones, while it leads.
+        equal(mount.recover(4), 0)
+        mount.until(Standing(leading=True, reclaimed=4))
+
+
+@case
+def leader_reclaims_what_is_fenced(case: Case) -> None:
+    """The worker that looks at intervals frees every client that the agent has fenced."""
+    reclaims(case, leader(case))
+
+
+@case
+def leader_reclaims_what_is_fenced_when_woken(case: Case) -> None:
+    """The worker that sleeps in wait_next frees what is fenced at once, not after its minute."""
+    reclaims(case, leader(case, reclaim_ms=60_000, wait_next=True))
+
+
+def shuts_down(case: Case, mount: Leader) -> None:
+    case.expect_error_line(mount, 2)
+    with agent() as it:
+        begin(it, FAILS_FOR_2)
+        equal(mount.elect(), 0)
+        equal(mount.recover(1, 2, 3), 0)
+        mount.until(Standing(leading=False, reclaimed=1, error=-EIO))
+        is_left_nothing(mount)
+        equal(mount.recover(1), -ESHUTDOWN, "it does not lead any more")
+        equal(mount.elect(1), 0, "elected again")
+        mount.until(Standing(leading=True, reclaimed=1))
+
+
+@case
+def leader_is_shut_down_by_an_error(case: Case) -> None:
+    """A client that the agent cannot fence shuts the leader down, and the rest is dropped."""
+    shuts_down(case, leader(case))
+
+
+@case
+def leader_is_shut_down_by_an_error_when_woken(case: Case) -> None:
+    """The same for the worker that sleeps in wait_next."""
+    shuts_down(case, leader(case, reclaim_ms=60_000, wait_next=True))
+
+
+@case
+def leader_is_shut_down_where_nobody_fences(case: Case) -> None:
+    """Without an agent the request fails in time, and that shuts the leader down."""
+    mount = leader(case)
+    case.set_timeout_ms(200)
+    case.expect_timeout_line(mount, 0xAA, 200)
+    equal(mount.elect(), 0)
+    equal(mount.recover(0xAA), 0)
+    mount.until(Standing(leading=False, error=-EIO))
+    is_left_nothing(mount)
+
+
+@case
+def leader_recovers_clients_of_which_some_are_pending(case: Case) -> None:
+    """A recovery timeout adds its reason to requests that are there, and each is fenced once."""
+    mount = leader(case)
+    equal(mount.elect(), 0)
+    equal(mount.start(2, mount.address(2), CLIENT_RECONNECT), 0)
+    equal(mount.recover(1, 2, 3, milliseconds=100), 0)
+    equal(mount.listed(), {name(2)}, "before the time is over")
+    watch = Stopwatch()
+    while len(mount.listed()) < 3:
+        watch.at_most(10)
+        time.sleep(0.01)
+    equal([mount.reason_pending(reason) for reason in (CLIENT_RECOVERY, CLIENT_RECONNECT)], [1, 1])
+    equal(mount.request(2).read("reason"), "client_reconnect\n")
+    equal(mount.standing(), Standing(leading=True))
+    with agent() as it:
+        begin(it, "exit 0")
+        mount.until(Standing(leading=True, reclaimed=3))
+        equal(served(it), [1, 2, 3])
+
+
+@case
+def leader_can_step_down_while_it_is_elected(case: Case) -> None:
+    """A step-down ends the election with ESHUTDOWN; what the agent fences then is of no account."""
+    mount = leader(case)
+    with agent() as it:
+        begin(it, WAITS)
+        election = mount.election(1, 2)
+        it.until_called(1)
+        mount.step_down()
+        equal(election.answer(), -ESHUTDOWN)
+        equal(mount.standing(), Standing(leading=False))
+        is_left_nothing(mount)
+        # Elected again, it waits though the old request's command succeeds now.
+        election = mount.election(1)
+        (it.folder / "go").touch()
+        equal(election.answer(20), 0)
+        equal(served(it), [1, 1], "the new request has a command of its own")
+        mount.until(Standing(leading=True, reclaimed=1))
+        it.check_runs()
+
+
+def steps_down(case: Case, mount: Leader) -> None:
+    with agent() as it:
+        begin(it, WAITS)
+        equal(mount.elect(), 0)
+        equal(mount.recover(1, 2), 0)
+        it.until_called(1)
+        watch = Stopwatch()
+        mount.step_down()
+        watch.at_most(10)
+        equal(mount.standing(), Standing(leading=False))
+        is_left_nothing(mount)
+        election = mount.election(1, 3)
+        (it.folder / "go").touch()
+        equal(election.answer(20), 0)
+        mount.until(Standing(leading=True, reclaimed=2))
+        equal(served(it), [1, 1, 3])
+        it.check_runs()
+
+
+@case
+def leader_can_step_down_while_it_reclaims(case: Case) -> None:
+    """A step-down in the middle of fencing drops the requests, and the mount can lead again."""
+    steps_down(case, leader(case))
+
+
+@case
+def leader_can_step_down_while_it_sleeps(case: Case) -> None:
+    """A step-down wakes the worker that sleeps in wait_next for a minute."""
+    steps_down(case, leader(case, reclaim_ms=60_000, wait_next=True))
+
+
+@case
+def leader_can_step_down_before_the_recovery_timeout(case: Case) -> None:
+    """A leader that steps down before its recovery timeout has nobody fenced, nor its successor."""
+    mount = leader(case)
+    equal(mount.elect(), 0)
+    equal(mount.recover(1, 2, milliseconds=200), 0)
+    mount.step_down()
+    equal(mount.elect(), 0)
+    time.sleep(0.3)
+    is_left_nothing(mount)
+    equal(mount.standing(), Standing(leading=True))
+
+
+@case
+def leader_can_be_unmounted_while_it_leads(case: Case) -> None:
+    """Unmounting a leader, with requests that are being served, leaves nothing and harms nobody."""
+    for wait_next in (False, True):
+        mount = leader(case, reclaim_ms=60_000, wait_next=wait_next)
+        with agent() as it:
+            begin(it, WAITS)
+            equal(mount.elect(), 0)
+            equal(mount.recover(1, 2), 0)
+            it.until_called(1)
+            watch = Stopwatch()
+            mount.unmount()
+            watch.at_most(10)
+            true(not mount.published.exists(), "its directory is gone")
+            (it.folder / "go").touch()
+            it.check_runs()
+
+
+@case
+def leaders_of_two_mounts_know_nothing_of_each_other(case: Case) -> None:
+    """Of two leaders on one host one is shut down by an error, and the other goes on."""
+    one, other = leader(case), leader(case)
+    case.expect_error_line(one, 2)
+    with agent() as it:
+        begin(it, FAILS_FOR_2)
+        equal([one.elect(1), other.elect(1)], [0, 0])
+        equal([one.recover(2), other.recover(3)], [0, 0])
+        one.until(Standing(leading=False, reclaimed=1, error=-EIO))
+        other.until(Standing(leading=True, reclaimed=2))
