@@ -63,8 +63,9 @@ class Stopwatch:
         return time.monotonic() - self._start
 
     def at_least(self, seconds: float) -> None:
-        # The kernel's timers count in ticks, and the tick that runs counts as a whole one.
-        true(self.seconds() >= seconds - 0.010, f"took {seconds} s ({self.seconds():.3f} s)")
+        # The kernel counts in ticks, and those of an emulated machine that was starved of
+        # processor time come late, all at once: a span that begins among them looks shorter.
+        true(self.seconds() >= seconds - 0.050, f"took {seconds} s ({self.seconds():.3f} s)")
 
     def at_most(self, seconds: float) -> None:
         true(self.seconds() <= seconds, f"took no more than {seconds} s ({self.seconds():.3f} s)")
