@@ -100,6 +100,7 @@ static inline int scoutfs_fence_setup_in_parent(struct super_block *sb)
 {
 	return scoutfs_fence_setup_under(sb, SCOUTFS_FENCE_PARENT(sb));
 }
+
 #define scoutfs_fence_setup scoutfs_fence_setup_in_parent
 #endif
 
