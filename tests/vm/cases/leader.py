@@ -9,8 +9,8 @@ from case import Case, case
 from cases.agent import Agent, agent
 from fence import CLIENT_RECONNECT, CLIENT_RECOVERY, Leader, Standing, Stopwatch, equal, name, true
 
-# A command that begins to fence and ends when a file allows it.
-WAITS = "while ! test -e go; do sleep 0.02; done"
+# A command that begins to fence and ends when a file allows it, or when the case must have failed.
+WAITS = "for _ in $(seq 250); do test -e go && exit 0; sleep 0.02; done; exit 1"
 # A command that cannot fence the mount 2.
 FAILS_FOR_2 = "case $SCOUTFS_FENCED_REQ_RID in *2) exit 1;; esac"
 
