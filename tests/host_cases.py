@@ -175,12 +175,13 @@ def a_header_that_differs_does_not_compile(kdir: Path) -> None:
 FIRST_INCLUDE = """
 #include "fence.h"
 
-int use_it(struct super_block *sb, const struct sockaddr_storage *addr);
-int use_it(struct super_block *sb, const struct sockaddr_storage *addr)
+int use_it(struct super_block *sb, __be32 ipv4, const struct sockaddr_storage *addr);
+int use_it(struct super_block *sb, __be32 ipv4, const struct sockaddr_storage *addr)
 {
 	bool error;
 
-	scoutfs_fence_start_addr(sb, 1, addr, SCOUTFS_FENCE_CLIENT_RECONNECT);
+	scoutfs_fence_start(sb, 1, ipv4, SCOUTFS_FENCE_CLIENT_RECOVERY);
+	scoutfs_fence_start_addr(sb, 2, addr, SCOUTFS_FENCE_CLIENT_RECONNECT);
 	return scoutfs_fence_drained(sb, &error) ? scoutfs_fence_setup(sb) : 0;
 }
 """
