@@ -42,6 +42,10 @@ endif
 
 # The lab's builds are the developers' own: every warning is an error.
 lab-module:
+	@if test "$(KERNEL)" = all; then \
+		echo "KERNEL=all is for make test; name one of: $(lab_kernel)" >&2; \
+		exit 1; \
+	fi
 	$(lab) setup $(lab_kernel)
 	$(lab) run $(MAKE) KERNEL= KDIR=$$($(lab) kdir $(lab_kernel)) \
 		KCFLAGS=-Werror KRUSTFLAGS=-Dwarnings module
