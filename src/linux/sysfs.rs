@@ -180,6 +180,8 @@ impl<T: Send + Sync, const N: usize> SubjectDirectory<T, N> {
             subject,
         };
         for file in this.files.iter() {
+            // INVARIANT: `this` owns the box that the file is in and a reference to the subject,
+            // and drops both after the directory.
             // SAFETY: The kobject is in sysfs. The file is in memory that stays where it is and
             // outlives the directory, as the order of the fields has it.
             to_result(unsafe {
