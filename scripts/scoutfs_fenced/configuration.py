@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an administrator decides: the configuration file, read as the shell reads it.
+
+The file is what scoutfs's own agent, a shell script, sources. So a shell does it here as well, bash
+where there is one, and whatever the file exports is in the environment of the fence commands.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Callable, TypeVar
+
+from scoutfs_fenced import process
+
+Default = TypeVar("Default")
+
+DEFAULT_PATH = "/etc/scoutfs/scoutfs-fenced.conf"
+
+# Names the file, where it is another one.
+PATH_VARIABLE = "SCOUTFS_FENCED_CONFIG_FILE"
+
+# How long the shell may take.
+SECONDS_TO_READ = 10.0
+
+VARIABLES = (
+    "SCOUTFS_FENCED_DELAY",
+    "SCOUTFS_FENCED_RUN",
+    "SCOUTFS_FENCED_PARALLEL",
+    "SCOUTFS_FENCED_LIMIT",
+    "SCOUTFS_FENCED_RETRIES",
+    "SCOUTFS_FENCED_RETRY_PAUSE",
+    "SCOUTFS_FENCED_STOP_TIMEOUT",
+)
+
+# What the shell does: $0 is itself, $1 the configuration. That may print whatever it likes, so the
+# answer goes elsewhere. A line that cannot be run is a mistake; one that merely fails, such as a
+# test, is none. The shell splits the arguments, because that is what administrators' files were
+# written for.
+READ = """
+"$0" -n "$1" || exit
+if [ -n "${BASH_VERSION-}" ]; then
+	trap 'case $? in 126 | 127) exit ;; esac' ERR
+fi
+. "$1" >&2
+set +e -f
+{
+	printf '%%s\\0' %(values)s
+	set -- ${SCOUTFS_FENCED_RUN_ARGS-}
+	printf '%%s\\0' "$#" "$@"
+	/usr/bin/env -0
+} >%(answer)s
+"""
+
+
+class ConfigurationError(Exception):
+    """What is wrong with a configuration, as a sentence that names the file and the line."""
+
+    def __init__(self, path: str, line: int | None, what: str) -> None:
+        self.path = path
+        self.line = line
+        self.what = what
+        super().__init__(f"{path}{'' if line is None else f', line {line}'}: {what}")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a configuration file says."""
+
+    # The file that it was read from.
+    path: str
+    # Seconds between two looks at sysfs.
+    delay: float = 2
+    # The fence command and its arguments.
+    command: tuple[str, ...] = ()
+    # How many commands may run at a time.
+    parallel: int = 32
+    # Seconds that a command may take; by default what the kernel leaves.
+    limit: float | None = None
+    # How often a failed command is tried again; by default while there is time.
+    retries: int | None = None
+    # Seconds before it is.
+    retry_pause: float = 1
+    # Seconds that running commands get when the agent is told to stop.
+    stop_timeout: float = 30
+    # The environment that commands get.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def chosen_path() -> str:
+    """The configuration file that the environment names, or the usual one."""
+    return os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
+
+
+async def read(path: str, say: Callable[[str], None]) -> Configuration:
+    """Reads a configuration, or raises ConfigurationError.
+
+    What the shell prints while it reads a good one is said.
+    """
+    path = os.path.abspath(path)
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+    except OSError as error:
+        raise ConfigurationError(
+            path,
+            None,
+            f"the configuration cannot be read: {error.strerror}; write it, "
+            f"or name another with {PATH_VARIABLE}",
+        ) from error
+    answer = await _ask_shell(path, say)
+    given = {name: value[1:] for name, value in zip(VARIABLES, answer) if value}
+    count, *rest = answer[len(VARIABLES) :]
+    arguments, exported = rest[: int(count)], rest[int(count) :]
+    values = _Values(path, text, given)
+    return Configuration(
+        path=path,
+        delay=values.number("SCOUTFS_FENCED_DELAY", 2.0),
+        command=values.command("SCOUTFS_FENCED_RUN", arguments),
+        parallel=values.count("SCOUTFS_FENCED_PARALLEL", 32, least=1),
+        limit=values.number("SCOUTFS_FENCED_LIMIT", None),
+        retries=values.count("SCOUTFS_FENCED_RETRIES", None),
+        retry_pause=values.number("SCOUTFS_FENCED_RETRY_PAUSE", 1.0, zero=True),
+        stop_timeout=values.number("SCOUTFS_FENCED_STOP_TIMEOUT", 30.0, zero=True),
+        environment=dict(line.split("=", 1) for line in exported if "=" in line),
+    )
+
+
+async def _ask_shell(path: str, say: Callable[[str], None]) -> list[str]:
+    """What the shell makes of the file: values, arguments and environment.
+
+    A value is empty where it is not set, else it follows a sign.
+    """
+    said: list[str] = []
+    shell = process.shell()
+    with os.fdopen(os.memfd_create("configuration"), "rb") as answer:
+        script = READ % {
+            "values": " ".join(f'"${{{name}+=${name}}}"' for name in VARIABLES),
+            "answer": f"/proc/{os.getpid()}/fd/{answer.fileno()}",
+        }
+        ending = await process.run(
+            [shell, "-c", script, shell, path],
+            environment=os.environ,
+            limit=SECONDS_TO_READ,
+            say=said.append,
+        )
+        values = os.fsdecode(answer.read()).split("\0")[:-1]
+    if not ending.succeeded:
+        raise _refusal(path, said, str(ending))
+    if len(values) <= len(VARIABLES):
+        raise ConfigurationError(path, None, "it must not end the shell that reads it")
+    for line in said:
+        say(f"the configuration {path} says: {line}")
+    return values
+
+
+def _refusal(path: str, said: list[str], ending: str) -> ConfigurationError:
+    """Why the shell could not read a file: shells name the line, each in its own way."""
+    for text in said:
+        found = re.match(rf".*{re.escape(path)}: (?:line )?(\d+): (.*)", text)
+        if found:
+            return ConfigurationError(path, int(found[1]), f"the shell says: {found[2]}")
+    more = f": {'; '.join(said)}" if said else ""
+    return ConfigurationError(path, None, f"the shell cannot read it, {ending}{more}")
+
+
+class _Values:
+    """The values of a file, which are checked as they are taken."""
+
+    def __init__(self, path: str, text: str, given: Mapping[str, str]) -> None:
+        self._path = path
+        self._text = text
+        self._given = given
+
+    def wrong(self, name: str, what: str) -> ConfigurationError:
+        """A mistake in the line that sets a variable, as far as there is one."""
+        assignment = re.compile(rf"(?:.*[\s;])?{name}=")
+        lines = enumerate(self._text.splitlines(), 1)
+        found = [number for number, line in lines if assignment.match(line)]
+        return ConfigurationError(self._path, found[-1] if found else None, f"{name} {what}")
+
+    def number(self, name: str, default: Default, *, zero: bool = False) -> float | Default:
+        """A span in seconds."""
+        text = self._given.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            kind = "a number of seconds" if zero else "a positive number of seconds"
+            raise self.wrong(name, f"must be {kind}, not '{text}'")
+        return value
+
+    def count(self, name: str, default: Default, *, least: int = 0) -> int | Default:
+        """A whole number."""
+        text = self._given.get(name)
+        if text is None:
+            return default
+        if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < least:
+            raise self.wrong(name, f"must be a whole number from {least} on, not '{text}'")
+        return int(text)
+
+    def command(self, name: str, arguments: list[str]) -> tuple[str, ...]:
+        """A command and its arguments, once it is sure that they can be run."""
+        path = self._given.get(name)
+        if not path:
+            raise self.wrong(name, "must be set to the path of the fence command")
+        if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+            raise self.wrong(name, f"is not an executable file: {path}")
+        return (path, *arguments)
