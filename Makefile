@@ -4,6 +4,7 @@
 # make KERNEL=stock   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel
+# make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make lint           run every check of the sources
 # make fmt            format the sources
 # make install        install the module for KDIR's kernel, and the agent
@@ -15,6 +16,8 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 KERNEL ?=
 CASE ?=
+FENCE_KO ?=
+SHORT ?=
 PREFIX ?= /usr/local
 
 lab := scripts/lab/lab
@@ -23,7 +26,7 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test lint fmt install clean lab-module
+.PHONY: module demo test bench lint fmt install clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -61,6 +64,11 @@ else
 test: lab-module
 	$(lab) run tests/run --kernel $(lab_kernel) $(if $(CASE),--case $(CASE))
 endif
+
+bench: $(if $(FENCE_KO),,lab-module)
+	$(lab) setup $(lab_kernel)
+	$(lab) run tests/bench/run --kernel $(lab_kernel) \
+		$(if $(FENCE_KO),--module $(FENCE_KO)) $(if $(SHORT),--short)
 
 lint:
 	$(lab) setup stock

@@ -1,0 +1,845 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Measures what a fence request costs, and what its directory alone would.
+ *
+ * It calls the eight functions of scoutfs's own fence.h, for a superblock of
+ * its own.  Those that came later it looks for, and does without them.
+ *
+ * The floor is a bare kobject with as many files, made and removed with nothing
+ * else.  Floors stand in /sys/fs/fence_bench, named as requests are.
+ *
+ * A program writes one command to the file fence_bench in debugfs, and then
+ * reads what was measured, as an array of u64: nanoseconds, or instructions on
+ * a machine whose time is counted in those.  The commands are in the table
+ * bench_commands.
+ */
+
+#include <linux/completion.h>
+#include <linux/debugfs.h>
+#include <linux/delay.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/fs_context.h>
+#include <linux/jiffies.h>
+#include <linux/kobject.h>
+#include <linux/kstrtox.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/mutex.h>
+#include <linux/prandom.h>
+#include <linux/pseudo_fs.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/timekeeping.h>
+#include <linux/vmalloc.h>
+#include <linux/wait.h>
+
+#include "fence.h"
+
+#define BENCH_MAGIC		0x62656e63
+#define BENCH_FILES		16
+#define BENCH_CAPACITY		100001
+#define BENCH_VALUES		1000000
+#define BENCH_WAITERS		100
+#define BENCH_WORDS		3
+#define BENCH_COMMAND_LENGTH	256
+/* How often a function that takes no longer than reading the clock is called. */
+#define BENCH_CALLS		64
+#define BENCH_PATIENCE		(60 * HZ)
+
+#define BENCH_ADDRESS		htonl(0x0a000001)
+/* What most requests are made for, and the one that is finished before the others. */
+#define BENCH_REASON		SCOUTFS_FENCE_CLIENT_RECOVERY
+#define BENCH_OTHER_REASON	SCOUTFS_FENCE_QUORUM_BLOCK_LEADER
+
+static DEFINE_MUTEX(bench_mutex);
+static struct rnd_state bench_random;
+
+/* What the last command measured. */
+static u64 *bench_values;
+static size_t bench_nr_values;
+
+/* The mount that has requests, and another one. */
+static struct vfsmount *bench_mount;
+static struct vfsmount *bench_other_mount;
+
+/* Where the requests' directories are, and how many files each has. */
+static char bench_directory[128];
+static unsigned int bench_nr_files;
+
+/* The requests and the floors that are there now, in the order of their making. */
+static u64 *bench_rids;
+static size_t bench_nr_rids;
+static struct kobject **bench_floors;
+static size_t bench_nr_floors;
+
+static bool (*bench_drained)(struct super_block *sb, bool *error);
+static long (*bench_wait_next)(struct super_block *sb, long timeout_jiffies);
+
+static u64 random_rid(void)
+{
+	return (u64)prandom_u32_state(&bench_random) << 32 | prandom_u32_state(&bench_random);
+}
+
+static struct super_block *bench_sb(void)
+{
+	return bench_mount->mnt_sb;
+}
+
+static int put_value(u64 value)
+{
+	if (bench_nr_values == BENCH_VALUES)
+		return -ENOSPC;
+
+	bench_values[bench_nr_values++] = value;
+	return 0;
+}
+
+static int put_values(const u64 *values, size_t nr)
+{
+	int ret = 0;
+
+	for (size_t i = 0; i < nr && !ret; i++)
+		ret = put_value(values[i]);
+	return ret;
+}
+
+/* The floor */
+
+static struct kobject *bench_floor_directory;
+static DECLARE_WAIT_QUEUE_HEAD(bench_floor_changed);
+static bool bench_floor_fenced;
+
+static ssize_t floor_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%d\n", READ_ONCE(bench_floor_fenced));
+}
+
+static ssize_t floor_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
+			   size_t size)
+{
+	WRITE_ONCE(bench_floor_fenced, true);
+	wake_up_all(&bench_floor_changed);
+	return size;
+}
+
+static char bench_floor_names[BENCH_FILES][16] = { "fenced" };
+static struct kobj_attribute bench_floor_files[BENCH_FILES];
+static const struct attribute *bench_floor_attributes[BENCH_FILES + 1];
+
+static void name_floor_files(void)
+{
+	for (int i = 0; i < BENCH_FILES; i++) {
+		struct kobj_attribute *file = &bench_floor_files[i];
+
+		if (i)
+			snprintf(bench_floor_names[i], sizeof(bench_floor_names[i]), "value%d", i);
+		sysfs_attr_init(&file->attr);
+		file->attr.name = bench_floor_names[i];
+		file->attr.mode = 0644;
+		file->show = floor_show;
+		file->store = floor_store;
+	}
+}
+
+static void floor_release(struct kobject *kobj)
+{
+	kfree(kobj);
+}
+
+static const struct kobj_type bench_floor_type = {
+	.release	= floor_release,
+	.sysfs_ops	= &kobj_sysfs_ops,
+};
+
+static void floor_remove(struct kobject *kobj)
+{
+	kobject_del(kobj);
+	kobject_put(kobj);
+}
+
+static struct kobject *floor_make(u64 rid)
+{
+	struct kobject *kobj = kzalloc(sizeof(*kobj), GFP_KERNEL);
+	int ret;
+
+	if (!kobj)
+		return ERR_PTR(-ENOMEM);
+
+	ret = kobject_init_and_add(kobj, &bench_floor_type, bench_floor_directory, "%016llx",
+				   rid) ?:
+	      sysfs_create_files(kobj, bench_floor_attributes);
+	if (ret) {
+		floor_remove(kobj);
+		return ERR_PTR(ret);
+	}
+
+	return kobj;
+}
+
+/* What is measured in every round */
+
+/* When the last write began. */
+static u64 bench_written;
+
+/* Writes to a file as userspace does, and tells how long the write alone took. */
+static int write_true(const char *directory, u64 rid, u64 *spent)
+{
+	struct file *file;
+	char path[192];
+	loff_t pos = 0;
+	ssize_t ret;
+
+	snprintf(path, sizeof(path), "%s/%016llx/fenced", directory, rid);
+	file = filp_open(path, O_WRONLY, 0);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+
+	bench_written = ktime_get_ns();
+	ret = kernel_write(file, "1", 1, &pos);
+	*spent = ktime_get_ns() - bench_written;
+
+	/* Closed now, and not on the way back to userspace. */
+	__fput_sync(file);
+	return ret < 0 ? ret : 0;
+}
+
+static int write_floor(u64 rid, u64 *spent)
+{
+	return write_true("/sys/fs/fence_bench", rid, spent);
+}
+
+static int write_fenced(u64 rid, u64 *spent)
+{
+	return write_true(bench_directory, rid, spent);
+}
+
+/* Nobody but us finishes requests: there is one to be told. */
+static int next_of(struct super_block *sb, u64 *rid)
+{
+	bool error;
+	int reason;
+
+	return scoutfs_fence_next(sb, rid, &reason, &error) ?: (error ? -EIO : 0);
+}
+
+static int measure_floor(u64 *spent)
+{
+	u64 rid = random_rid();
+	struct kobject *kobj;
+	u64 begin;
+	int ret;
+
+	begin = ktime_get_ns();
+	kobj = floor_make(rid);
+	spent[0] = ktime_get_ns() - begin;
+	if (IS_ERR(kobj))
+		return PTR_ERR(kobj);
+
+	ret = write_floor(rid, &spent[1]);
+
+	begin = ktime_get_ns();
+	floor_remove(kobj);
+	spent[2] = ktime_get_ns() - begin;
+	return ret;
+}
+
+static int measure_request(u64 *spent)
+{
+	struct super_block *sb = bench_sb();
+	u64 rid = random_rid();
+	u64 begin;
+	u64 told;
+	int ret;
+
+	begin = ktime_get_ns();
+	ret = scoutfs_fence_start(sb, rid, BENCH_ADDRESS, BENCH_REASON);
+	spent[0] = ktime_get_ns() - begin;
+
+	ret = ret ?: write_fenced(rid, &spent[1]);
+	if (ret)
+		return ret;
+
+	begin = ktime_get_ns();
+	ret = next_of(sb, &told);
+	spent[2] = ktime_get_ns() - begin;
+	if (ret)
+		return ret;
+
+	begin = ktime_get_ns();
+	ret = scoutfs_fence_free(sb, rid);
+	spent[3] = ktime_get_ns() - begin;
+	return ret;
+}
+
+/* Calls a function many times, and tells how long all calls took. */
+#define MEASURE_CALLS(spent, call) do {				\
+	u64 begin = ktime_get_ns();				\
+								\
+	for (int nr = 0; nr < BENCH_CALLS; nr++)		\
+		call;						\
+	*(spent) = ktime_get_ns() - begin;			\
+} while (0)
+
+static void measure_looking(u64 *spent)
+{
+	struct super_block *sb = bench_sb();
+	bool error;
+	int reason;
+	u64 rid;
+
+	MEASURE_CALLS(&spent[0], scoutfs_fence_next(sb, &rid, &reason, &error));
+	MEASURE_CALLS(&spent[1], scoutfs_fence_reason_pending(sb, BENCH_OTHER_REASON));
+	MEASURE_CALLS(&spent[2], scoutfs_fence_wait_fenced(sb, 0));
+	spent[3] = 0;
+	if (bench_drained)
+		MEASURE_CALLS(&spent[3], bench_drained(sb, &error));
+}
+
+/* A mount comes and goes while another one has requests. */
+static int measure_mount(u64 *spent)
+{
+	struct super_block *sb = bench_other_mount->mnt_sb;
+	u64 begin;
+	int ret;
+
+	begin = ktime_get_ns();
+	ret = scoutfs_fence_setup(sb);
+	spent[0] = ktime_get_ns() - begin;
+
+	begin = ktime_get_ns();
+	scoutfs_fence_stop(sb);
+	spent[1] = ktime_get_ns() - begin;
+
+	begin = ktime_get_ns();
+	scoutfs_fence_destroy(sb);
+	spent[2] = ktime_get_ns() - begin;
+	return ret;
+}
+
+/* Commands */
+
+static int parse_count(const char *word, size_t limit, size_t *count)
+{
+	unsigned long number;
+
+	if (kstrtoul(word, 0, &number) || number > limit)
+		return -EINVAL;
+
+	*count = number;
+	return 0;
+}
+
+/* Makes a request by which its directory is found. */
+static int command_start(char **words)
+{
+	u64 rid;
+
+	return kstrtou64(words[0], 16, &rid) ?:
+	       scoutfs_fence_start(bench_sb(), rid, BENCH_ADDRESS, BENCH_REASON);
+}
+
+static int command_free(char **words)
+{
+	u64 rid;
+
+	return kstrtou64(words[0], 16, &rid) ?: scoutfs_fence_free(bench_sb(), rid);
+}
+
+static int command_directory(char **words)
+{
+	size_t nr;
+
+	if (parse_count(words[1], BENCH_FILES, &nr) ||
+	    strscpy(bench_directory, words[0], sizeof(bench_directory)) < 0)
+		return -EINVAL;
+
+	for (size_t i = 0; i < BENCH_FILES; i++)
+		bench_floor_attributes[i] = i < nr ? &bench_floor_files[i].attr : NULL;
+	bench_nr_files = nr;
+	return 0;
+}
+
+static int start_one(int reason)
+{
+	u64 rid = random_rid();
+	int ret;
+
+	if (bench_nr_rids == BENCH_CAPACITY)
+		return -ENOSPC;
+
+	ret = scoutfs_fence_start(bench_sb(), rid, BENCH_ADDRESS, reason);
+	if (!ret)
+		bench_rids[bench_nr_rids++] = rid;
+	return ret;
+}
+
+static int command_fill(char **words)
+{
+	size_t count;
+	int ret = parse_count(words[0], BENCH_CAPACITY, &count);
+
+	while (!ret && bench_nr_rids < count) {
+		ret = start_one(BENCH_REASON);
+		cond_resched();
+	}
+	return ret;
+}
+
+static int command_fill_floor(char **words)
+{
+	struct kobject *kobj;
+	size_t count;
+
+	if (parse_count(words[0], BENCH_CAPACITY, &count))
+		return -EINVAL;
+
+	while (bench_nr_floors < count) {
+		kobj = floor_make(random_rid());
+		if (IS_ERR(kobj))
+			return PTR_ERR(kobj);
+		bench_floors[bench_nr_floors++] = kobj;
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Lets the oldest request be the one that is finished. */
+static int command_finish_first(char **words)
+{
+	u64 spent;
+
+	return bench_nr_rids ? write_fenced(bench_rids[0], &spent) : -EINVAL;
+}
+
+/* Adds a finished request, for another reason, behind the others. */
+static int command_add_finished(char **words)
+{
+	u64 spent;
+
+	return start_one(BENCH_OTHER_REASON) ?:
+	       write_fenced(bench_rids[bench_nr_rids - 1], &spent);
+}
+
+static int command_free_last(char **words)
+{
+	if (!bench_nr_rids)
+		return -EINVAL;
+
+	return scoutfs_fence_free(bench_sb(), bench_rids[--bench_nr_rids]);
+}
+
+/* Removes all floors. */
+static int command_empty_floor(char **words)
+{
+	u64 begin = ktime_get_ns();
+
+	while (bench_nr_floors)
+		floor_remove(bench_floors[--bench_nr_floors]);
+	return put_value(ktime_get_ns() - begin);
+}
+
+static int command_stop(char **words)
+{
+	u64 begin = ktime_get_ns();
+
+	scoutfs_fence_stop(bench_sb());
+	bench_nr_rids = 0;
+	return put_value(ktime_get_ns() - begin);
+}
+
+static int command_destroy(char **words)
+{
+	u64 begin = ktime_get_ns();
+
+	scoutfs_fence_destroy(bench_sb());
+	bench_nr_rids = 0;
+	return put_value(ktime_get_ns() - begin) ?: scoutfs_fence_setup(bench_sb());
+}
+
+/* Floor, request and the functions that look, round by round. */
+static int command_rounds(char **words)
+{
+	u64 spent[3 + 4 + 4];
+	size_t count;
+	int ret = parse_count(words[0], BENCH_VALUES, &count);
+
+	for (size_t i = 0; i < count && !ret; i++) {
+		/* Neither is always the one that comes second. */
+		if (i % 2)
+			ret = measure_floor(spent) ?: measure_request(spent + 3);
+		else
+			ret = measure_request(spent + 3) ?: measure_floor(spent);
+		measure_looking(spent + 3 + 4);
+		ret = ret ?: put_values(spent, ARRAY_SIZE(spent));
+		cond_resched();
+	}
+	return ret;
+}
+
+static int command_mounts(char **words)
+{
+	u64 spent[3];
+	size_t count;
+	int ret = parse_count(words[0], BENCH_VALUES, &count);
+
+	for (size_t i = 0; i < count && !ret; i++)
+		ret = measure_mount(spent) ?: put_values(spent, ARRAY_SIZE(spent));
+	return ret;
+}
+
+/*
+ * Requests that are there already finish in reverse order, and are taken off:
+ * each at once, or all when the last one has finished.  Tells how long it took
+ * to write, and to take off; before that, to remove as many floors.
+ */
+static int command_drain(char **words)
+{
+	bool at_once = !strcmp(words[0], "each");
+	u64 spent[2] = {};
+	u64 begin;
+	u64 write;
+	u64 rid;
+	int ret;
+
+	ret = command_empty_floor(words);
+	for (size_t i = bench_nr_rids; i-- > 0 && !ret;) {
+		ret = write_fenced(bench_rids[i], &write);
+		spent[0] += write;
+		if (at_once && !ret) {
+			begin = ktime_get_ns();
+			ret = next_of(bench_sb(), &rid) ?: scoutfs_fence_free(bench_sb(), rid);
+			spent[1] += ktime_get_ns() - begin;
+			bench_nr_rids--;
+		}
+		cond_resched();
+	}
+	if (ret)
+		return ret;
+
+	begin = ktime_get_ns();
+	while (!next_of(bench_sb(), &rid)) {
+		ret = scoutfs_fence_free(bench_sb(), rid);
+		if (ret)
+			return ret;
+		bench_nr_rids--;
+	}
+	spent[1] += ktime_get_ns() - begin;
+	return bench_nr_rids ? -EPROTO : put_values(spent, ARRAY_SIZE(spent));
+}
+
+/* Tasks that wait */
+
+enum bench_wait { BENCH_WAIT_FLOOR, BENCH_WAIT_FENCED, BENCH_WAIT_NEXT };
+
+struct bench_waiter {
+	struct task_struct *task;
+	u64 returned;
+	int ret;
+};
+
+static struct bench_waiter bench_waiters[BENCH_WAITERS];
+static enum bench_wait bench_wait;
+static atomic_t bench_nr_waiting;
+static DECLARE_COMPLETION(bench_all_returned);
+
+static int wait_once(void)
+{
+	long left;
+
+	switch (bench_wait) {
+	case BENCH_WAIT_FLOOR:
+		left = wait_event_timeout(bench_floor_changed, READ_ONCE(bench_floor_fenced),
+					  BENCH_PATIENCE);
+		break;
+	case BENCH_WAIT_NEXT:
+		left = bench_wait_next(bench_sb(), BENCH_PATIENCE);
+		break;
+	default:
+		return scoutfs_fence_wait_fenced(bench_sb(), BENCH_PATIENCE);
+	}
+	return left < 0 ? left : left ? 0 : -ETIMEDOUT;
+}
+
+static int wait_thread(void *data)
+{
+	struct bench_waiter *waiter = data;
+
+	waiter->ret = wait_once();
+	waiter->returned = ktime_get_ns();
+	if (atomic_dec_and_test(&bench_nr_waiting))
+		complete(&bench_all_returned);
+
+	/* Stays, so that the task can be looked at. */
+	set_current_state(TASK_INTERRUPTIBLE);
+	while (!kthread_should_stop()) {
+		schedule();
+		set_current_state(TASK_INTERRUPTIBLE);
+	}
+	__set_current_state(TASK_RUNNING);
+	return 0;
+}
+
+/* From the write that ends the waiting to each return. */
+static int measure_waiting(u64 rid, size_t count)
+{
+	u64 spent;
+	size_t nr;
+	int ret = 0;
+
+	reinit_completion(&bench_all_returned);
+	atomic_set(&bench_nr_waiting, count);
+	for (nr = 0; nr < count; nr++) {
+		struct task_struct *task = kthread_run(wait_thread, &bench_waiters[nr],
+						       "fence_bench/%zu", nr);
+
+		if (IS_ERR(task)) {
+			ret = PTR_ERR(task);
+			break;
+		}
+		bench_waiters[nr].task = task;
+	}
+	if (nr < count && !atomic_sub_return(count - nr, &bench_nr_waiting))
+		complete(&bench_all_returned);
+
+	for (size_t i = 0; i < nr; i++) {
+		while (!(READ_ONCE(bench_waiters[i].task->__state) & TASK_NORMAL))
+			usleep_range(1000, 2000);
+	}
+	/* The last one may be on its way from there to sleep. */
+	usleep_range(4000, 5000);
+
+	ret = (bench_wait == BENCH_WAIT_FLOOR ? write_floor(rid, &spent) :
+						write_fenced(rid, &spent)) ?: ret;
+	wait_for_completion(&bench_all_returned);
+	for (size_t i = 0; i < nr; i++) {
+		kthread_stop(bench_waiters[i].task);
+		ret = ret ?:
+		      bench_waiters[i].ret ?:
+		      put_value(bench_waiters[i].returned - bench_written);
+	}
+	return ret;
+}
+
+static int wait_for_floor(size_t count)
+{
+	u64 rid = random_rid();
+	struct kobject *kobj;
+	int ret;
+
+	WRITE_ONCE(bench_floor_fenced, false);
+	kobj = floor_make(rid);
+	if (IS_ERR(kobj))
+		return PTR_ERR(kobj);
+
+	ret = measure_waiting(rid, count);
+	floor_remove(kobj);
+	return ret;
+}
+
+static int wait_for_request(size_t count)
+{
+	u64 rid = random_rid();
+	int ret;
+
+	ret = scoutfs_fence_start(bench_sb(), rid, BENCH_ADDRESS, BENCH_REASON);
+	if (ret)
+		return ret;
+
+	ret = measure_waiting(rid, count);
+	return ret ?: scoutfs_fence_free(bench_sb(), rid);
+}
+
+static int command_wait(char **words)
+{
+	size_t rounds;
+	size_t count;
+	int ret;
+
+	if (!strcmp(words[0], "floor"))
+		bench_wait = BENCH_WAIT_FLOOR;
+	else if (!strcmp(words[0], "wait_fenced"))
+		bench_wait = BENCH_WAIT_FENCED;
+	else if (!strcmp(words[0], "wait_next"))
+		bench_wait = BENCH_WAIT_NEXT;
+	else
+		return -EINVAL;
+
+	if (bench_wait == BENCH_WAIT_NEXT && !bench_wait_next)
+		return -EOPNOTSUPP;
+
+	ret = parse_count(words[1], BENCH_WAITERS, &count) ?:
+	      parse_count(words[2], BENCH_VALUES, &rounds);
+	while (!ret && rounds--)
+		ret = bench_wait == BENCH_WAIT_FLOOR ? wait_for_floor(count) :
+						       wait_for_request(count);
+	return ret;
+}
+
+/* A command, with exactly so many words behind it.  Returns an errno. */
+struct bench_command {
+	const char *name;
+	int words;
+	int (*run)(char **words);
+};
+
+static const struct bench_command bench_commands[] = {
+	{ "start", 1, command_start },		/* RID */
+	{ "free", 1, command_free },		/* RID */
+	{ "directory", 2, command_directory },	/* PATH FILES: where requests are, as was seen */
+	{ "fill", 1, command_fill },		/* COUNT: starts requests until there are so many */
+	{ "fill_floor", 1, command_fill_floor },	/* COUNT */
+	{ "finish_first", 0, command_finish_first },
+	{ "add_finished", 0, command_add_finished },
+	{ "free_last", 0, command_free_last },
+	{ "empty_floor", 0, command_empty_floor },
+	{ "stop", 0, command_stop },
+	{ "destroy", 0, command_destroy },	/* and sets up again */
+	{ "rounds", 1, command_rounds },	/* COUNT */
+	{ "mounts", 1, command_mounts },	/* COUNT */
+	{ "drain", 1, command_drain },		/* each or all */
+	{ "wait", 3, command_wait },	/* floor, wait_fenced or wait_next, WAITERS, ROUNDS */
+};
+
+static int run_command(char *line)
+{
+	char *words[BENCH_WORDS + 1];
+	char *word;
+	int nr = 0;
+
+	line = strim(line);
+	while ((word = strsep(&line, " "))) {
+		if (nr == ARRAY_SIZE(words))
+			return -EINVAL;
+		words[nr++] = word;
+	}
+	bench_nr_values = 0;
+	for (int i = 0; i < ARRAY_SIZE(bench_commands); i++) {
+		const struct bench_command *command = &bench_commands[i];
+
+		if (!strcmp(command->name, words[0]) && command->words == nr - 1)
+			return command->run(words + 1);
+	}
+	return -EINVAL;
+}
+
+static ssize_t bench_write(struct file *file, const char __user *buf, size_t size, loff_t *pos)
+{
+	char *line;
+	int ret;
+
+	if (size > BENCH_COMMAND_LENGTH)
+		return -EINVAL;
+	line = memdup_user_nul(buf, size);
+	if (IS_ERR(line))
+		return PTR_ERR(line);
+
+	mutex_lock(&bench_mutex);
+	ret = run_command(line);
+	mutex_unlock(&bench_mutex);
+	kfree(line);
+	return ret ?: size;
+}
+
+static ssize_t bench_read(struct file *file, char __user *buf, size_t size, loff_t *pos)
+{
+	ssize_t ret;
+
+	mutex_lock(&bench_mutex);
+	ret = simple_read_from_buffer(buf, size, pos, bench_values,
+				      bench_nr_values * sizeof(*bench_values));
+	mutex_unlock(&bench_mutex);
+	return ret;
+}
+
+static const struct file_operations bench_file_operations = {
+	.owner	= THIS_MODULE,
+	.write	= bench_write,
+	.read	= bench_read,
+	.llseek	= default_llseek,
+};
+
+/* The module */
+
+static int bench_init_context(struct fs_context *fc)
+{
+	return init_pseudo(fc, BENCH_MAGIC) ? 0 : -ENOMEM;
+}
+
+/* Only we mount it.  It has no owner, or our mounts would keep us loaded. */
+static struct file_system_type bench_filesystem = {
+	.name			= "fence_bench",
+	.init_fs_context	= bench_init_context,
+	.kill_sb		= kill_anon_super,
+};
+
+static struct dentry *bench_file;
+
+static void bench_undo(void)
+{
+	debugfs_remove(bench_file);
+	if (!IS_ERR_OR_NULL(bench_mount)) {
+		scoutfs_fence_destroy(bench_sb());
+		kern_unmount(bench_mount);
+	}
+	if (!IS_ERR_OR_NULL(bench_other_mount))
+		kern_unmount(bench_other_mount);
+	while (bench_nr_floors)
+		floor_remove(bench_floors[--bench_nr_floors]);
+	kobject_put(bench_floor_directory);
+	if (bench_drained)
+		symbol_put(scoutfs_fence_drained);
+	if (bench_wait_next)
+		symbol_put(scoutfs_fence_wait_next);
+	vfree(bench_floors);
+	vfree(bench_rids);
+	vfree(bench_values);
+}
+
+static int bench_do(void)
+{
+	bench_values = vcalloc(BENCH_VALUES, sizeof(*bench_values));
+	bench_rids = vcalloc(BENCH_CAPACITY, sizeof(*bench_rids));
+	bench_floors = vcalloc(BENCH_CAPACITY, sizeof(*bench_floors));
+	bench_floor_directory = kobject_create_and_add("fence_bench", fs_kobj);
+	if (!bench_values || !bench_rids || !bench_floors || !bench_floor_directory)
+		return -ENOMEM;
+
+	bench_other_mount = kern_mount(&bench_filesystem);
+	if (IS_ERR(bench_other_mount))
+		return PTR_ERR(bench_other_mount);
+	bench_mount = kern_mount(&bench_filesystem);
+	if (IS_ERR(bench_mount))
+		return PTR_ERR(bench_mount);
+
+	bench_file = debugfs_create_file("fence_bench", 0600, NULL, NULL, &bench_file_operations);
+	return scoutfs_fence_setup(bench_sb());
+}
+
+static int __init bench_init(void)
+{
+	int ret;
+
+	/* The same names in every run. */
+	prandom_seed_state(&bench_random, 1);
+	name_floor_files();
+	bench_drained = symbol_get(scoutfs_fence_drained);
+	bench_wait_next = symbol_get(scoutfs_fence_wait_next);
+	ret = bench_do();
+	if (ret)
+		bench_undo();
+	return ret;
+}
+
+static void __exit bench_exit(void)
+{
+	bench_undo();
+}
+
+module_init(bench_init);
+module_exit(bench_exit);
+
+MODULE_DESCRIPTION("Measures fence requests against bare directories");
+MODULE_LICENSE("GPL");

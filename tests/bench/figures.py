@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What was measured, with the bound of each figure beside it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# What the guest found, as it came out of JSON.
+Found = dict[str, Any]
+
+# Where the finished request is, among those that are pending.
+FINISHED = {
+    "nowhere": "none finished",
+    "front": "the oldest finished",
+    "back": "the newest finished",
+    "elsewhere": "those of another mount",
+    "dropping": "for each that it drops",
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The most that each figure may be."""
+
+    # A request's life, as a multiple of the floor's.
+    ratio: float
+    # How much more than the floor a function may grow with the number of requests.
+    growth: float
+    # Waking, as a multiple of what a bare wait queue takes.
+    waking: float
+    # A request's memory, as a multiple of the floor's.
+    memory: float
+    module_bytes: int
+    load_milliseconds: float
+    unload_milliseconds: float
+
+
+FULL = Bounds(
+    ratio=1.15,
+    growth=0.30,
+    waking=2.0,
+    memory=1.5,
+    module_bytes=128 << 10,
+    load_milliseconds=20,
+    unload_milliseconds=200,
+)
+# Never missed by chance: it is the shape that these are about.
+SHORT = Bounds(
+    ratio=2.5,
+    growth=1.0,
+    waking=4.0,
+    memory=3.0,
+    module_bytes=256 << 10,
+    load_milliseconds=200,
+    unload_milliseconds=2000,
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    measured: str
+    floor: str
+    bound: str
+    kept: bool
+
+
+def growth(by_count: dict[str, dict[str, float]]) -> tuple[float, float]:
+    """What a function takes with the most requests, and how many times more that is."""
+    counts = sorted(by_count, key=int)
+    least, most = (by_count[counts[end]]["median"] for end in (0, -1))
+    return most, most / least
+
+
+def figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
+    """All of them; `unit` is what the guest's clock counts."""
+    yield from cycle_figures(found, bounds, unit)
+    yield from growth_figures(found, bounds, unit)
+    yield from drain_figures(found, bounds, unit)
+    yield from waking_figures(found, bounds, unit)
+    yield from size_figures(found, bounds, unit)
+
+
+def cycle_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
+    cycle, floor = found["cycle"]["median"], found["floor"]["median"]
+    yield Figure(
+        "start + write to fenced + next + free",
+        f"{cycle:.0f} {unit}, {cycle / floor:.3f} of the floor",
+        f"{floor:.0f}",
+        f"{bounds.ratio:.2f}",
+        cycle <= bounds.ratio * floor,
+    )
+
+
+def growth_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
+    functions = found["functions"]
+    for function, places in functions.items():
+        if function == "floor":
+            continue
+        for place, by_count in places.items():
+            pending = max(map(int, by_count))
+            most, grown = growth(by_count)
+            floor_place = place if place in functions["floor"] else "nowhere"
+            _, floor_grown = growth(functions["floor"][floor_place])
+            bound = max(floor_grown, 1) + bounds.growth
+            yield Figure(
+                f"{function}, {pending} pending, {FINISHED[place]}",
+                f"{most:.0f} {unit}, {grown:.2f} times that with 1",
+                f"{floor_grown:.2f}",
+                f"{bound:.2f}",
+                grown <= bound,
+            )
+
+
+def drain_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
+    names = {"each": "each taken off at once", "all": "taken off at the end"}
+    for how, by_count in found["drains"].items():
+        count = max(map(int, by_count))
+        least = min(map(int, by_count))
+        drains = {number: drain["drain"] for number, drain in by_count.items()}
+        floors = {number: drain["floor"] for number, drain in by_count.items()}
+        most, grown = growth(drains)
+        _, floor_grown = growth(floors)
+        bound = max(floor_grown, 1) + bounds.growth
+        yield Figure(
+            f"draining {count} that finish in reverse, {names[how]}",
+            f"{most:.0f} {unit} for each, {grown:.2f} times that of {least}",
+            f"{floor_grown:.2f}",
+            f"{bound:.2f}",
+            grown <= bound,
+        )
+
+
+def waking_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
+    waits = found["waits"]
+    for function, by_waiters in waits.items():
+        if function == "floor":
+            continue
+        for waiters, taken in by_waiters.items():
+            for what, key in (("median", "median"), ("99th percentile", "percentile99")):
+                floor = waits["floor"][waiters][key]
+                yield Figure(
+                    f"from the write to the return of {function}, {waiters} waiting, {what}",
+                    f"{taken[key]:.0f} {unit}, {taken[key] / floor:.2f} of a bare wait queue",
+                    f"{floor:.0f}",
+                    f"{bounds.waking:.2f}",
+                    taken[key] <= bounds.waking * floor,
+                )
+
+
+def size_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
+    memory, floor = found["request_bytes"], found["floor_bytes"]
+    yield Figure(
+        "memory for each pending request",
+        f"{memory:.0f} bytes, {memory / floor:.2f} of the floor",
+        f"{floor:.0f}",
+        f"{bounds.memory:.2f}",
+        memory <= bounds.memory * floor,
+    )
+    size = found["module_bytes"]
+    yield Figure(
+        "size of the loaded module",
+        f"{size} bytes",
+        "",
+        f"{bounds.module_bytes}",
+        size <= bounds.module_bytes,
+    )
+    for what, bound in (
+        ("load", bounds.load_milliseconds),
+        ("unload", bounds.unload_milliseconds),
+    ):
+        nanoseconds = found[what]["median"]
+        yield Figure(
+            f"time to {what} the module",
+            f"{nanoseconds:.0f} {unit}",
+            "",
+            f"{bound * 1e6:.0f}",
+            nanoseconds <= bound * 1e6,
+        )

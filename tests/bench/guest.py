@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Measures in the guest. Tells its progress, and in its last line what it found, as JSON.
+
+guest.py MODULE SHORT    where MODULE is the name of the module to measure, SHORT is 0 or 1
+"""
+
+import array
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import kernel
+
+BENCH = "fence_bench"
+FILE = Path("/sys/kernel/debug", BENCH)
+PROBE = 0xABCDEF
+
+# What the command "rounds" measures, in its order; the last four are many calls each.
+FLOOR_MAKE, FLOOR_WRITE, FLOOR_REMOVE, START, WRITE, NEXT, FREE, *LOOKING = range(11)
+CALLS = 64
+LOOKING_NAMES = ("next", "reason_pending", "wait_fenced", "drained")
+
+Summary = dict[str, float]
+
+
+def say(text: str) -> None:
+    print(f"# {time.monotonic():.0f} s: {text}", flush=True)
+
+
+def summary(values: Iterable[float]) -> Summary:
+    """The median of some samples, and how they spread."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+
+    def at(part: float) -> float:
+        return ordered[round(part * last)]
+
+    return {
+        "median": statistics.median(ordered),
+        "quartile1": at(0.25),
+        "quartile3": at(0.75),
+        "percentile99": at(0.99),
+        "samples": len(ordered),
+    }
+
+
+def command(*words: object) -> list[int]:
+    """Has the module do something, and returns what it measured."""
+    file = os.open(FILE, os.O_RDWR)
+    try:
+        os.write(file, " ".join(map(str, words)).encode())
+        values = array.array("Q")
+        while data := os.read(file, 1 << 20):
+            values.frombytes(data)
+    except OSError as error:
+        raise SystemExit(f"{' '.join(map(str, words))}: {error.strerror}") from error
+    finally:
+        os.close(file)
+    return values.tolist()
+
+
+def table(columns: int, *words: object) -> list[list[int]]:
+    """The same for a command that measures several things round by round: one list for each."""
+    values = command(*words)
+    return [values[column::columns] for column in range(columns)]
+
+
+def slab_bytes() -> int:
+    """What the slab allocator has handed out."""
+    lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
+    fields = (line.split() for line in lines)
+    return sum(int(active) * int(size) for _, active, _, size, *_ in fields)
+
+
+class Bench:
+    """Everything that is measured, in the order in which it is."""
+
+    def __init__(self, module: str, short: bool) -> None:
+        self.module = module
+        self.rounds = 100 if short else 400
+        self.counts = (1, 100, 10_000) if short else (1, 100, 10_000, 100_000)
+        self.drains = (100, 1000) if short else (100, 10_000)
+        self.waits = 20 if short else 200
+        self.found: dict[str, object] = {}
+        self.functions: dict[str, dict[str, dict[int, Summary]]] = {}
+
+    def run(self) -> dict[str, object]:
+        self.loading()
+        kernel.load(self.module)
+        kernel.load(BENCH)
+        self.find_directory()
+        self.let_requests_wait()
+        self.cycle()
+        self.found["functions"] = self.functions
+        for count in self.counts:
+            self.pending(count)
+        self.draining()
+        self.waiting()
+        self.found["kernel"] = os.uname().release
+        self.found["emulated"] = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
+        return self.found
+
+    def loading(self) -> None:
+        say("loading and unloading")
+        load, unload = [], []
+        for _ in range(12):
+            begin = time.monotonic_ns()
+            kernel.load(self.module)
+            loaded = time.monotonic_ns()
+            size = int(Path("/sys/module", self.module, "coresize").read_text())
+            middle = time.monotonic_ns()
+            kernel.unload(self.module)
+            unload.append(time.monotonic_ns() - middle)
+            load.append(loaded - begin)
+        self.found["load"] = summary(load[2:])
+        self.found["unload"] = summary(unload[2:])
+        self.found["module_bytes"] = size
+
+    def find_directory(self) -> None:
+        """Wherever the module that is measured shows its requests."""
+        command("start", f"{PROBE:x}")
+        found = list(Path("/sys/fs").glob(f"**/{PROBE:016x}"))
+        if len(found) != 1:
+            raise SystemExit(f"not one directory of the request was found: {found}")
+        self.found["files"] = len(list(found[0].iterdir()))
+        command("free", f"{PROBE:x}")
+        command("directory", found[0].parent, self.found["files"])
+
+    def let_requests_wait(self) -> None:
+        """Making and measuring many takes longer than a request usually lasts."""
+        parameter = Path("/sys/module", self.module, "parameters/timeout_ms")
+        if parameter.exists():
+            parameter.write_text("3600000")
+
+    def cycle(self) -> None:
+        """One request's life, and that of a floor."""
+        say("one request")
+        table(11, "rounds", 50)
+        columns = table(11, "rounds", self.rounds)
+        names = ("floor make", "floor write", "floor remove", "start", "write", "next", "free")
+        self.found["parts"] = {
+            name: summary(column) for name, column in zip(names, columns, strict=False)
+        }
+        self.found["cycle"] = summary(map(sum, zip(*columns[START : FREE + 1], strict=True)))
+        both = zip(columns[FLOOR_MAKE], columns[FLOOR_REMOVE], strict=True)
+        self.found["floor"] = summary(map(sum, both))
+
+    def pending(self, count: int) -> None:
+        """Each function, while so many requests are pending."""
+        say(f"{count} pending")
+        before = slab_bytes()
+        command("fill_floor", count)
+        between = slab_bytes()
+        command("fill", count)
+        # The last one counts, for many requests hide what else goes on.
+        self.found["floor_bytes"] = (between - before) / count
+        self.found["request_bytes"] = (slab_bytes() - between) / count
+
+        self.each_function(count, "nowhere")
+        command("add_finished")
+        self.each_function(count, "back")
+        command("free_last")
+        command("finish_first")
+        self.each_function(count, "front")
+
+        setup, stop, destroy = table(3, "mounts", 20)
+        self.add("setup", "elsewhere", count, setup[2:])
+        self.add("stop", "elsewhere", count, stop[2:])
+        self.add("destroy", "elsewhere", count, destroy[2:])
+        self.dropping(count)
+
+    def each_function(self, count: int, where: str) -> None:
+        """`where` tells which requests are finished."""
+        rounds = max(20, self.rounds // 4 if count <= 100 else self.rounds // 10)
+        columns = [column[5:] for column in table(11, "rounds", rounds + 5)]
+        floor = zip(columns[FLOOR_MAKE], columns[FLOOR_REMOVE], strict=True)
+        self.add("floor", where, count, map(sum, floor))
+        self.add("start", where, count, columns[START])
+        self.add("write to fenced", where, count, columns[WRITE])
+        self.add("free", where, count, columns[FREE])
+        for name, column in zip(LOOKING_NAMES, LOOKING, strict=True):
+            if any(columns[column]):
+                self.add(name, where, count, (value / CALLS for value in columns[column]))
+
+    def add(self, function: str, where: str, count: int, values: Iterable[float]) -> None:
+        self.functions.setdefault(function, {}).setdefault(where, {})[count] = summary(values)
+
+    def dropping(self, count: int) -> None:
+        """What stop and destroy take for each request that they drop."""
+        samples: dict[str, list[float]] = {"floor": [], "stop": [], "destroy": []}
+        for _ in range(20 if count <= 100 else 1):
+            for function in ("stop", "destroy"):
+                command("fill", count)
+                command("fill_floor", count)
+                samples["floor"].append(command("empty_floor")[0] / count)
+                samples[function].append(command(function)[0] / count)
+        for function, values in samples.items():
+            self.add(function, "dropping", count, values)
+
+    def draining(self) -> None:
+        """Requests that finish in reverse order, the time for each."""
+        drained: dict[str, dict[int, dict[str, Summary]]] = {}
+        for how in ("each", "all"):
+            for count in self.drains:
+                say(f"draining {count}, {how}")
+                samples = []
+                for _ in range(20 if count == min(self.drains) else 1):
+                    command("fill", count)
+                    command("fill_floor", count)
+                    samples.append([value / count for value in command("drain", how)])
+                floor, write, take = zip(*samples, strict=True)
+                drained.setdefault(how, {})[count] = {
+                    "floor": summary(floor),
+                    "drain": summary(map(sum, zip(write, take, strict=True))),
+                }
+        self.found["drains"] = drained
+
+    def waiting(self) -> None:
+        """From the write to each waiter's return."""
+        waits: dict[str, dict[int, Summary]] = {}
+        for kind in ("floor", "wait_fenced", "wait_next"):
+            for waiters in (1, 100):
+                say(f"{waiters} in {kind}")
+                rounds = self.waits if waiters == 1 else self.waits // 10
+                try:
+                    command("wait", kind, waiters, 2)
+                    values = command("wait", kind, waiters, rounds)
+                except SystemExit as missing:
+                    if kind != "wait_next":
+                        raise
+                    say(str(missing))
+                    continue
+                waits.setdefault(kind, {})[waiters] = summary(values)
+        self.found["waits"] = waits
+
+
+def main(module: str, short: str) -> None:
+    found = Bench(module, short == "1").run()
+    say("done")
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
