@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from typing import Callable, TypeVar
 
 from scoutfs_fenced import process
+from scoutfs_fenced.hosts import Hosts, HostsError, read_hosts
 
 Default = TypeVar("Default")
 
 DEFAULT_PATH = "/etc/scoutfs/scoutfs-fenced.conf"
+
+# The file of hosts that is read where it exists and no other is named.
+DEFAULT_HOSTS = "/etc/scoutfs/scoutfs-fenced.hosts"
 
 # Names the file, where it is another one.
 PATH_VARIABLE = "SCOUTFS_FENCED_CONFIG_FILE"
@@ -29,6 +33,7 @@ SECONDS_TO_READ = 10.0
 VARIABLES = (
     "SCOUTFS_FENCED_DELAY",
     "SCOUTFS_FENCED_RUN",
+    "SCOUTFS_FENCED_HOSTS",
     "SCOUTFS_FENCED_PARALLEL",
     "SCOUTFS_FENCED_LIMIT",
     "SCOUTFS_FENCED_RETRIES",
@@ -74,7 +79,9 @@ class Configuration:
     path: str
     # Seconds between two looks at sysfs.
     delay: float = 2
-    # The fence command and its arguments.
+    # The hosts that are fenced by devices.
+    hosts: Hosts = field(default_factory=Hosts, repr=False)
+    # The fence command for all others, and its arguments; nothing where there is none.
     command: tuple[str, ...] = ()
     # How many commands may run at a time.
     parallel: int = 32
@@ -116,10 +123,12 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
     count, *rest = answer[len(VARIABLES) :]
     arguments, exported = rest[: int(count)], rest[int(count) :]
     values = _Values(path, text, given)
+    hosts = values.hosts("SCOUTFS_FENCED_HOSTS")
     return Configuration(
         path=path,
         delay=values.number("SCOUTFS_FENCED_DELAY", 2.0),
-        command=values.command("SCOUTFS_FENCED_RUN", arguments),
+        hosts=hosts,
+        command=values.command("SCOUTFS_FENCED_RUN", arguments, needed=not list(hosts)),
         parallel=values.count("SCOUTFS_FENCED_PARALLEL", 32, least=1),
         limit=values.number("SCOUTFS_FENCED_LIMIT", None),
         retries=values.count("SCOUTFS_FENCED_RETRIES", None),
@@ -205,9 +214,23 @@ class _Values:
             raise self.wrong(name, f"must be a whole number from {least} on, not '{text}'")
         return int(text)
 
-    def command(self, name: str, arguments: list[str]) -> tuple[str, ...]:
+    def hosts(self, name: str) -> Hosts:
+        """The hosts in the file that is named, or in the usual one; none where neither is there."""
+        path = self._given.get(name)
+        if path is None and os.path.exists(DEFAULT_HOSTS):
+            path = DEFAULT_HOSTS
+        if not path:
+            return Hosts()
+        try:
+            return read_hosts(path)
+        except HostsError as error:
+            raise ConfigurationError(path, error.line, error.what) from error
+
+    def command(self, name: str, arguments: list[str], *, needed: bool) -> tuple[str, ...]:
         """A command and its arguments, once it is sure that they can be run."""
         path = self._given.get(name)
+        if not path and not needed:
+            return ()
         if not path:
             raise self.wrong(name, "must be set to the path of the fence command")
         if not (os.path.isfile(path) and os.access(path, os.X_OK)):

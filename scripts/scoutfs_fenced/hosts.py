@@ -155,7 +155,11 @@ def read_hosts(path: str) -> Hosts:
     try:
         text = os.fsdecode(Path(path).read_bytes())
     except OSError as error:
-        raise HostsError(None, f"the file of hosts cannot be read: {error.strerror}") from error
+        raise HostsError(
+            None,
+            f"the file of hosts cannot be read: {error.strerror}; write it, "
+            "or name another with SCOUTFS_FENCED_HOSTS",
+        ) from error
     return Reader().read(text)
 
 

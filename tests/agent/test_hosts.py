@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from pathlib import Path
 
 import pytest
+from scoutfs_fenced import configuration
+from scoutfs_fenced.configuration import Configuration, ConfigurationError
 from scoutfs_fenced.hosts import (
     IPMITOOL,
     Hosts,
@@ -213,7 +216,39 @@ def test_ipmitool_reads_the_password_itself(tmp_path: Path, secret: Path) -> Non
     assert mistake(tmp_path, begin + f"hexadecimal_kg_file = {secret}\n")[0] == 4
 
 
-def test_no_file_of_hosts(tmp_path: Path) -> None:
-    """A file that cannot be read is a mistake."""
-    with pytest.raises(HostsError, match="No such file"):
-        read_hosts(str(tmp_path / "missing"))
+def configured(tmp_path: Path, text: str) -> Configuration:
+    path = tmp_path / "scoutfs-fenced.conf"
+    path.write_text(text)
+    return asyncio.run(configuration.read(str(path), lambda _line: None))
+
+
+def test_configuration_names_the_file(
+    tmp_path: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of hosts is the one that is named, or the usual one where that exists."""
+    path = tmp_path / "usual"
+    monkeypatch.setattr(configuration, "DEFAULT_HOSTS", str(path))
+    run = "SCOUTFS_FENCED_RUN=/bin/true\n"
+    assert not list(configured(tmp_path, run).hosts)
+    path.write_text(f"[usual]\naddress = 10.0.0.11\nagent = {agent}\n")
+    assert [host.name for host in configured(tmp_path, run).hosts] == ["usual"]
+    assert not list(configured(tmp_path, run + "SCOUTFS_FENCED_HOSTS=\n").hosts)
+    named = tmp_path / "named"
+    named.write_text(f"[named]\naddress = 10.0.0.11\nagent = {agent}\n")
+    it = configured(tmp_path, run + f"SCOUTFS_FENCED_HOSTS={named}\n")
+    assert [host.name for host in it.hosts] == ["named"]
+    # With hosts, there need not be a command.
+    assert configured(tmp_path, f"SCOUTFS_FENCED_HOSTS={named}\n").command == ()
+    named.write_text("# nobody\n")
+    with pytest.raises(ConfigurationError, match="SCOUTFS_FENCED_RUN must be set"):
+        configured(tmp_path, f"SCOUTFS_FENCED_HOSTS={named}\n")
+
+
+def test_mistakes_in_hosts_are_the_configurations(tmp_path: Path, agent: Path) -> None:
+    """A mistake is told with the name of the file of hosts, and its line; so is a missing file."""
+    text = f"SCOUTFS_FENCED_RUN=/bin/true\nSCOUTFS_FENCED_HOSTS={tmp_path}/hosts\n"
+    with pytest.raises(ConfigurationError, match=r"hosts: the file.*No such file.*_HOSTS"):
+        configured(tmp_path, text)
+    (tmp_path / "hosts").write_text(f"[a]\naddress = 10\nagent = {agent}\n")
+    with pytest.raises(ConfigurationError, match=r"/hosts, line 2: '10' is not"):
+        configured(tmp_path, text)

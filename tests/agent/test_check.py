@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Cases for the test of a configuration and its devices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from bmc import Bmc, free_port
+from fake import SECRET, Fake
+from scoutfs_fenced import configuration
+from scoutfs_fenced.check import check
+
+
+def checked(folder: Path, *levels: str, more: str = "") -> int:
+    """How many devices of hosts with one level each are not well."""
+    sections = [
+        f"[node{number}]\naddress = 10.0.0.{number}, fd00::{number}\n{text}"
+        for number, text in enumerate(levels, 1)
+    ]
+    (folder / "hosts").write_text("\n".join(sections))
+    path = folder / "conf"
+    path.write_text(f"SCOUTFS_FENCED_HOSTS={folder}/hosts\n{more}")
+
+    async def read_and_check() -> int:
+        return await check(await configuration.read(str(path), print))
+
+    return asyncio.run(read_and_check())
+
+
+def lines_of(fake: Fake, *more: str) -> str:
+    return "\n".join([f"agent = {fake.agent}", f"password_file = {fake.secret}", *more, ""])
+
+
+def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each device is asked for the status and has a line; those that fail are counted."""
+    on = Fake(tmp_path / "on").does("status", "exit 0")
+    off = Fake(tmp_path / "off")
+    fails = Fake(tmp_path / "fails").does("status", 'echo "password is $input"; exit 1')
+    slow = Fake(tmp_path / "slow").does("status", "sleep 100")
+    levels = [lines_of(on), lines_of(off), lines_of(fails), lines_of(slow, "limit = 0.5")]
+    assert checked(tmp_path, *levels) == 2
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("ok      only hosts that have a device")
+    assert out[1] == "ok      node1 level 1 by fence_it (10.0.0.1, fd00::1): it is on"
+    assert out[2] == "ok      node2 level 1 by fence_it (10.0.0.2, fd00::2): it is off"
+    assert "FAILED  node3 level 1 by fence_it (10.0.0.3, fd00::3): status failed, exit" in out[3]
+    assert any("status: password=***" in line for line in out[4:-1])
+    assert "FAILED  node4" in out[-1]
+    assert "killed for taking longer" in out[-1]
+    assert SECRET not in "\n".join(out)
+    assert {a for fake in (on, off, fails, slow) for a in fake.actions()} == {"status"}
+
+
+def test_devices_are_asked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Devices are asked side by side, as many as may be."""
+    slow = Fake(tmp_path / "slow").does("status", "sleep 1; exit 0")
+    levels = [lines_of(slow)] * 8
+    begin = time.monotonic()
+    assert checked(tmp_path, *levels) == 0
+    assert time.monotonic() - begin < 4
+    begin = time.monotonic()
+    assert checked(tmp_path, *levels[:2], more="SCOUTFS_FENCED_PARALLEL=1\n") == 0
+    assert time.monotonic() - begin >= 2
+    assert capsys.readouterr().out.count("it is on") == 10
+
+
+def test_the_command_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fence command is looked at, and not run."""
+    command = tmp_path / "command"
+    command.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    command.chmod(0o755)
+    assert checked(tmp_path, more=f"SCOUTFS_FENCED_RUN={command}\n") == 0
+    assert capsys.readouterr().out == f"ok      {command} can be run, and was not\n"
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_real_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With fence_ipmilan: a BMC that is well, a wrong word, a wrong port and a wrong password."""
+    bmc = Bmc(tmp_path)
+    wrong = tmp_path / "wrong"
+    wrong.touch(mode=0o600)
+    wrong.write_text("wrong\n")
+    bmc.begin()
+    try:
+        well = bmc.parameters()
+        failed = checked(
+            tmp_path,
+            well,
+            well + "lanplsu = 1\n",
+            well.replace(str(bmc.port), str(free_port())) + "limit = 3\n",
+            well.replace(str(bmc.password_file), str(wrong)),
+        )
+    finally:
+        bmc.end()
+    out = capsys.readouterr().out
+    assert failed == 3, out
+    assert "ok      node1 level 1 by fence_ipmilan (10.0.0.1, fd00::1): it is on" in out
+    assert "unknown option 'lanplsu=1'" in out
+    assert "FAILED  node3" in out
+    assert "FAILED  node4" in out
+    assert bmc.is_on()
+    assert not any("set" in call for call in bmc.calls())
