@@ -9,13 +9,17 @@ use crate::{
     linux::{
         inet,
         jiffies::jiffies,
-        kobject::Kobject,
+        kobject::{
+            Directory,
+            Kobject,
+            Set, //
+        },
         kstrtox::kstrtobool,
         sysfs::{
             Attribute,
-            Page,
             SubjectDirectory, //
-        }, //
+        },
+        text::Text, //
     },
     request::Request, //
 };
@@ -52,21 +56,33 @@ pub(crate) trait Subject: Send + Sync + 'static {
     fn error(&self);
 }
 
+/// The file that says whether the mount was fenced.
+pub(crate) const FENCED: &CStr = c_str!("fenced");
+
+/// The file that says whether fencing failed.
+pub(crate) const ERROR: &CStr = c_str!("error");
+
 /// How many files there are.
 const FILES: usize = 7;
 
 /// A request's directory, which goes when this is dropped.
 pub(crate) type RequestDirectory<S> = SubjectDirectory<S, FILES>;
 
-/// Makes the directory of the request that `subject` holds below `fence`. May sleep.
+/// Makes the directory of the request that `subject` holds below `fence`, as one of the set whose
+/// name uevents have. May sleep.
 ///
 /// # Errors
 ///
 /// `ENOMEM`, after which nothing is left of it.
-pub(crate) fn create<S: Subject>(fence: &Kobject, subject: Arc<S>) -> Result<RequestDirectory<S>> {
+pub(crate) fn create<S: Subject>(
+    set: &Set,
+    fence: &Kobject,
+    subject: Arc<S>,
+) -> Result<RequestDirectory<S>> {
     let rid = subject.look(Request::rid);
     let name = CString::try_from_fmt(format_args!("{rid:016x}"))?;
-    SubjectDirectory::create(&name, fence, subject, &Files::ATTRIBUTES)
+    let directory = Directory::create_in(set, &name, fence)?;
+    SubjectDirectory::fill(directory, subject, &Files::ATTRIBUTES)
 }
 
 /// Carries the table of files for each kind of subject.
@@ -91,7 +107,7 @@ impl<S: Subject> Files<S> {
             writeln!(page, "{}", elapsed_ms / 1000)
         }),
         Attribute::read_write(
-            c_str!("fenced"),
+            FENCED,
             |subject, page| show_bool(page, subject.look(Request::is_fenced)),
             |subject, text| {
                 expect_true(text)?;
@@ -99,7 +115,7 @@ impl<S: Subject> Files<S> {
             },
         ),
         Attribute::read_write(
-            c_str!("error"),
+            ERROR,
             |subject, page| show_bool(page, subject.look(Request::has_failed)),
             |subject, text| {
                 expect_true(text)?;
@@ -110,7 +126,7 @@ impl<S: Subject> Files<S> {
     ];
 }
 
-fn show_bool(page: &mut Page<'_>, value: bool) -> fmt::Result {
+fn show_bool(page: &mut Text<'_>, value: bool) -> fmt::Result {
     writeln!(page, "{}", u8::from(value))
 }
 

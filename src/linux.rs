@@ -19,4 +19,5 @@ pub(crate) mod memalloc;
 pub(crate) mod module;
 pub(crate) mod super_block;
 pub(crate) mod sysfs;
+pub(crate) mod text;
 pub(crate) mod wait_queue;

@@ -6,10 +6,12 @@
 //!
 //! - The mutex `directories` serialises making and removing directories. Whoever changes which
 //!   requests are listed holds it. It is taken first.
+//! - The mutex in each request's [`Announcement`] is taken next, and is held while programs are told
+//!   of the request.
 //! - The spinlock `requests` protects the list and the state of every request on it. It is held
 //!   shortly, with no allocation and no sleep.
 //!
-//! A write to a file takes the spinlock alone. It runs while sysfs holds the file active, and who
+//! A write to a file takes the spinlock, and then the announcement's mutex. It runs while sysfs holds the file active, and who
 //! removes the directory waits for it with the mutex held.
 //!
 //! # Waiting
@@ -25,7 +27,10 @@ use crate::{
         RequestDirectory,
         Subject, //
     },
-    events,
+    events::{
+        self,
+        Announcement, //
+    },
     linux::{
         delayed_work::{
             DelayedWork,
@@ -43,7 +48,8 @@ use crate::{
         },
         kobject::{
             Directory,
-            Kobject, //
+            Kobject,
+            Set, //
         },
         list::{
             self,
@@ -90,9 +96,9 @@ pub(crate) type MountRef = Arc<DelayedWork<Mount>>;
 pub(crate) struct Mount {
     name: CString,
     place: Place,
-    /// What the alarm is queued on. The registry holds it longer than any mount does, so that a
-    /// mount which is dropped by its own alarm does not drop the queue that runs it.
-    queue: Arc<Queue>,
+    /// The registry holds it longer than any mount does, so that a mount which is dropped by its
+    /// own alarm does not drop the queue that runs it.
+    shared: Arc<Shared>,
     #[pin]
     directories: Mutex<Directories>,
     #[pin]
@@ -101,13 +107,38 @@ pub(crate) struct Mount {
     changed: WaitQueue,
 }
 
+/// What all mounts share while the module is loaded.
+pub(crate) struct Shared {
+    /// `/sys/fs/scoutfs_fence`, by whose name the uevents of all requests are known.
+    pub(crate) directory: Set,
+    /// What the alarms are queued on.
+    pub(crate) queue: Queue,
+}
+
 /// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
 struct Directories {
-    by_rid: RBTree<u64, RequestDirectory<Listed>>,
+    by_rid: RBTree<u64, Announced>,
     /// The parent of all requests' directories, until the mount is destroyed.
     fence: Option<Directory>,
     /// The parent of that, where it is ours.
     parent: Option<Directory>,
+}
+
+/// A request's directory that programs know of. They are told before it goes, when this is dropped.
+struct Announced(Arc<RequestDirectory<Listed>>);
+
+impl Announced {
+    fn new(directory: Arc<RequestDirectory<Listed>>) -> Self {
+        directory.subject().announcement.add(directory.clone());
+        Self(directory)
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // What is left then is our reference, so that the directory goes with it.
+        self.0.subject().announcement.remove();
+    }
 }
 
 /// What the spinlock protects.
@@ -132,6 +163,8 @@ pub(crate) struct Listed {
     mount: MountRef,
     rid: u64,
     request: LockedBy<Request, Requests>,
+    #[pin]
+    announcement: Announcement<Self>,
     #[pin]
     links: ListLinks,
 }
@@ -180,7 +213,7 @@ impl Mount {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(place: Place, parent: Parent<'_>, queue: Arc<Queue>) -> Result<MountRef> {
+    pub(crate) fn new(place: Place, parent: Parent<'_>, shared: Arc<Shared>) -> Result<MountRef> {
         let _nofs = NofsScope::enter();
         let name = CString::try_from(parent.kobject().name())?;
         // It holds a reference to its parent until it is removed.
@@ -205,7 +238,7 @@ impl Mount {
             DelayedWork::new(try_pin_init!(Self {
                 name,
                 place,
-                queue,
+                shared,
                 directories <- new_mutex!(directories, "scoutfs_fence_directories"),
                 requests <- new_spinlock!(requests, "scoutfs_fence_requests"),
                 changed <- WaitQueue::new(),
@@ -236,7 +269,7 @@ impl Mount {
         let mut directories = this.directories.lock();
         let fence = directories.fence.as_ref().ok_or(ENODEV)?;
         if let Some(directory) = directories.by_rid.get(&rid) {
-            return directory.subject().add_reason(reason);
+            return directory.0.subject().add_reason(reason);
         }
 
         let request = Request::new(rid, address, reason, jiffies(), module::timeout_ms());
@@ -245,14 +278,18 @@ impl Mount {
                 mount: this.clone(),
                 rid,
                 request: LockedBy::new(&this.requests, request),
+                announcement <- Announcement::new(),
                 links <- ListLinks::new(),
             }),
             GFP_KERNEL,
         )?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let directory = directory::create(fence, listed.clone_arc())?;
+        let directory = directory::create(&this.shared.directory, fence, listed.clone_arc())?;
+        let directory = Arc::new(directory, GFP_KERNEL)?;
         events::requested(&this.name, rid, address, listed.look(Request::reason_name));
-        directories.by_rid.insert(node.into_node(rid, directory));
+        directories
+            .by_rid
+            .insert(node.into_node(rid, Announced::new(directory)));
         Mount::list(this, listed);
         Ok(())
     }
@@ -281,7 +318,7 @@ impl Mount {
             .is_none_or(|alarm| remaining < alarm.remaining(now))
         {
             requests.alarm = Some(Deadline::new(now, remaining));
-            DelayedWork::modify(this, &this.queue, remaining);
+            DelayedWork::modify(this, &this.shared.queue, remaining);
         }
     }
 
@@ -457,6 +494,7 @@ impl Run for Mount {
                 let (rid, timeout_ms) =
                     listed.look(|request| (request.rid(), request.timeout_ms()));
                 events::timed_out(&this.name, rid, timeout_ms);
+                listed.announcement.change();
             }
             if overdue.iter().any(Option::is_none) {
                 return;
@@ -514,6 +552,7 @@ impl Subject for Listed {
         if news {
             self.mount.changed.wake_up_all();
             events::fenced(&self.mount.name, rid, elapsed_ms);
+            self.announcement.change();
         }
         Ok(())
     }
@@ -527,6 +566,7 @@ impl Subject for Listed {
         if news {
             self.mount.changed.wake_up_all();
             events::error(&self.mount.name, rid);
+            self.announcement.change();
         }
     }
 }

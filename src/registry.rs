@@ -15,7 +15,8 @@ use crate::{
         global::Global,
         kobject::{
             Directory,
-            Kobject, //
+            Kobject,
+            Set, //
         },
         memalloc::NofsScope,
         super_block::{
@@ -27,7 +28,8 @@ use crate::{
         Mount,
         MountRef,
         Parent,
-        Place, //
+        Place,
+        Shared, //
     }, //
 };
 use kernel::{
@@ -52,25 +54,9 @@ static REGISTRY: Global<Registry> = Global::new();
 #[pin_data]
 struct Registry {
     #[pin]
-    root: Mutex<Option<Root>>,
+    root: Mutex<Option<Arc<Shared>>>,
     #[pin]
     mounts: SpinLock<RBTree<usize, MountRef>>,
-}
-
-/// What all mounts share while the module is loaded.
-struct Root {
-    /// `/sys/fs/scoutfs_fence`.
-    directory: Directory,
-    queue: Arc<Queue>,
-}
-
-impl Root {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            directory: Directory::create(c_str!("scoutfs_fence"), Kobject::fs())?,
-            queue: Arc::new(Queue::new(c_str!("scoutfs_fence"))?, GFP_KERNEL)?,
-        })
-    }
 }
 
 /// Makes what all mounts share, when the module is loaded. May sleep.
@@ -79,7 +65,11 @@ impl Root {
 ///
 /// `ENOMEM`.
 pub(crate) fn open() -> Result {
-    let root = Root::new()?;
+    let root = Shared {
+        directory: Set::create(c_str!("scoutfs_fence"), Kobject::fs())?,
+        queue: Queue::new(c_str!("scoutfs_fence"))?,
+    };
+    let root = Arc::new(root, GFP_KERNEL)?;
     REGISTRY.init(pin_init!(Registry {
         root <- new_mutex!(Some(root), "scoutfs_fence_root"),
         mounts <- new_spinlock!(RBTree::new(), "scoutfs_fence_mounts"),
@@ -137,7 +127,7 @@ pub(crate) fn setup_under(super_block: SuperBlock, parent: &Kobject) -> Result {
 fn add<'a>(
     super_block: SuperBlock,
     place: Place,
-    parent: impl FnOnce(&Root) -> Result<Parent<'a>>,
+    parent: impl FnOnce(&Shared) -> Result<Parent<'a>>,
 ) -> Result {
     let _nofs = NofsScope::enter();
     let registry = REGISTRY.get().ok_or(ENODEV)?;
@@ -151,7 +141,7 @@ fn add<'a>(
         }
     }
     let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-    let mount = Mount::new(place, parent(root)?, root.queue.clone())?;
+    let mount = Mount::new(place, parent(root)?, root.clone())?;
     registry
         .mounts
         .lock()

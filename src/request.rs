@@ -31,10 +31,21 @@ use kernel::{
 
 /// What has become of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     Pending,
     Fenced,
     Failed,
+}
+
+impl State {
+    /// What userspace calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Fenced => "fenced",
+            State::Failed => "failed",
+        }
+    }
 }
 
 /// A request to fence one mount of the cluster.
@@ -149,6 +160,11 @@ impl Request {
         let news = self.state != State::Failed;
         self.state = State::Failed;
         news
+    }
+
+    /// What has become of the request so far.
+    pub(crate) fn state(&self) -> State {
+        self.state
     }
 
     /// Whether the mount was fenced, and nothing was said against it since.

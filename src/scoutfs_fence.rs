@@ -13,8 +13,9 @@
 //! - [`abi`]: the exported C functions;
 //! - [`registry`]: which mount belongs to which superblock;
 //! - [`mount`]: the requests of one mount, their lock, their timeout, and who waits for them;
-//! - [`request`], one request and its states, [`directory`], its files in sysfs, and [`events`],
-//!   what the log says of it;
+//! - [`events`]: what programs and the log are told of it;
+//! - [`directory`]: a request's files in sysfs;
+//! - [`request`]: one request and its states;
 //! - [`linux`]: safe wrappers of what the kernel crate does not wrap.
 //!
 //! `glue.c` exports the symbols and declares the module's parameter.

@@ -9,10 +9,8 @@
 
 use super::{
     header,
-    kobject::{
-        Directory,
-        Kobject, //
-    }, //
+    kobject::Directory,
+    text::Text, //
 };
 use core::{
     fmt,
@@ -33,15 +31,16 @@ use kernel::{
 /// One file of a directory about a `T`.
 pub(crate) struct Attribute<T> {
     name: &'static CStr,
-    show: fn(&T, &mut Page<'_>) -> fmt::Result,
+    show: fn(&T, &mut Text<'_>) -> fmt::Result,
     store: Option<fn(&T, &CStr) -> Result>,
 }
 
 impl<T> Attribute<T> {
-    /// A file that everybody may read (0444). `show` writes the value; it may sleep.
+    /// A file that everybody may read (0444). `show` writes the value, up to one page of it; it
+    /// may sleep.
     pub(crate) const fn read_only(
         name: &'static CStr,
-        show: fn(&T, &mut Page<'_>) -> fmt::Result,
+        show: fn(&T, &mut Text<'_>) -> fmt::Result,
     ) -> Self {
         Self {
             name,
@@ -56,7 +55,7 @@ impl<T> Attribute<T> {
     /// the removal of the directory, which waits for it.
     pub(crate) const fn read_write(
         name: &'static CStr,
-        show: fn(&T, &mut Page<'_>) -> fmt::Result,
+        show: fn(&T, &mut Text<'_>) -> fmt::Result,
         store: fn(&T, &CStr) -> Result,
     ) -> Self {
         Self {
@@ -71,26 +70,6 @@ impl<T> Attribute<T> {
             None => 0o444,
             Some(_) => 0o644,
         }
-    }
-}
-
-/// The page that a file's value is written to.
-///
-/// What does not fit is an error, as with `sysfs_emit` of the C side.
-pub(crate) struct Page<'a> {
-    buffer: &'a mut [u8],
-    length: usize,
-}
-
-impl fmt::Write for Page<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        self.buffer
-            .get_mut(self.length..end)
-            .ok_or(fmt::Error)?
-            .copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 
@@ -140,7 +119,8 @@ impl<T: Send + Sync> File<T> {
 /// static ATTRIBUTES: [Attribute<Mutex<u32>>; 1] =
 ///     [Attribute::read_only(c_str!("count"), |count, page| writeln!(page, "{}", count.lock()))];
 ///
-/// let directory = SubjectDirectory::create(c_str!("counter"), &parent, count, &ATTRIBUTES)?;
+/// let directory = Directory::create(c_str!("counter"), &parent)?;
+/// let directory = SubjectDirectory::fill(directory, count, &ATTRIBUTES)?;
 /// ```
 // The fields are dropped in this order: when the directory has gone, no file is in use any more,
 // and the subject is no longer pointed at.
@@ -154,15 +134,17 @@ pub(crate) struct SubjectDirectory<T: 'static, const N: usize> {
 // what they point at is owned by the same directory.
 unsafe impl<T: Send + Sync, const N: usize> Send for SubjectDirectory<T, N> {}
 
+// SAFETY: As above, and no method changes anything.
+unsafe impl<T: Send + Sync, const N: usize> Sync for SubjectDirectory<T, N> {}
+
 impl<T: Send + Sync, const N: usize> SubjectDirectory<T, N> {
-    /// Makes the directory below `parent`, then its files. May sleep.
+    /// Makes the files of a directory that has none. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, after which nothing is left of it.
-    pub(crate) fn create(
-        name: &CStr,
-        parent: &Kobject,
+    /// `ENOMEM`, after which nothing is left of the directory.
+    pub(crate) fn fill(
+        directory: Directory,
         subject: Arc<T>,
         attributes: &'static [Attribute<T>; N],
     ) -> Result<Self> {
@@ -172,10 +154,10 @@ impl<T: Send + Sync, const N: usize> SubjectDirectory<T, N> {
                 .map(|attribute| File::new(attribute, &subject)),
             GFP_KERNEL,
         )?;
-        // Made before the first file, so that an error below removes all files before what they
+        // Put together before the first file is made, so that an error below removes all files before what they
         // point at is freed.
         let this = Self {
-            directory: Directory::create(name, parent)?,
+            directory,
             files,
             subject,
         };
@@ -189,6 +171,11 @@ impl<T: Send + Sync, const N: usize> SubjectDirectory<T, N> {
             })?;
         }
         Ok(this)
+    }
+
+    /// The directory itself.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// What the files are about.
@@ -219,14 +206,11 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
 ) -> isize {
     // SAFETY: The removal of the directory waits for this call.
     let file = unsafe { file::<T>(attr) };
-    let mut page = Page {
-        // SAFETY: sysfs passes a page, zeroed, that nobody else uses meanwhile.
-        buffer: unsafe { slice::from_raw_parts_mut(buf.cast(), PAGE_SIZE - 1) },
-        length: 0,
-    };
+    // SAFETY: sysfs passes a page, zeroed, that nobody else uses meanwhile.
+    let mut page = Text::new(unsafe { slice::from_raw_parts_mut(buf.cast(), PAGE_SIZE - 1) });
     // SAFETY: By the type invariant the subject is valid while the directory is there.
     match (file.attribute.show)(unsafe { &*file.subject }, &mut page) {
-        Ok(()) => page.length as isize,
+        Ok(()) => page.length() as isize,
         Err(fmt::Error) => EIO.to_errno() as isize,
     }
 }

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What agents are told without looking: uevents of requests, and polls of their files."""
+
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from errno import EBUSY, EINVAL, ENOENT, ESTALE
+
+from case import Case, case
+from fence import (
+    CLIENT_RECOVERY,
+    CaseFailed,
+    Mount,
+    Request,
+    Stopwatch,
+    equal,
+    fails_with,
+    name,
+    true,
+)
+from uevents import Event, Listener, listening, polling
+
+# How often something that only goes wrong in a race is tried.
+TRIES = 200
+
+REASONS = ("client_recovery", "client_reconnect", "quorum_block_leader", "unknown")
+
+
+def event(
+    action: str,
+    mount: Mount,
+    rid: int,
+    state: str = "pending",
+    *,
+    address: str = "10.0.0.7",
+    reason: int = CLIENT_RECOVERY,
+) -> Event:
+    """The one that a request of these arguments has."""
+    path = mount.request(rid).path
+    return Event(action, path, name(rid), address, REASONS[reason], state)
+
+
+def of_each_kind(case: Case) -> list[Mount]:
+    """Mounts that have their requests in each of the places where they can be."""
+    under = case.mount("nosetup")
+    equal(under.setup_under(), 0)
+    return [case.mount(), under, case.leader()]
+
+
+def until(listener: Listener, count: int) -> list[Event]:
+    """Waits for so many events."""
+    events: list[Event] = []
+    watch = Stopwatch()
+    while len(events) < count:
+        watch.at_most(10)
+        events += listener.events(1)
+    return events
+
+
+@case
+def uevents_tell_the_life_of_a_request(case: Case) -> None:
+    """Add, change and remove are sent by when start, the write and free return, wherever it is."""
+    for rid, mount in enumerate(of_each_kind(case), 0xFEDCBA9876543210):
+        case.expect_error_line(mount, rid)
+        with listening() as listener:
+            request = mount.started(rid)
+            equal(listener.events(), [event("add", mount, rid)])
+            request.set_fenced()
+            equal(listener.events(), [event("change", mount, rid, "fenced")])
+            request.set_error()
+            equal(listener.events(), [event("change", mount, rid, "failed")])
+            equal(mount.free(rid), 0)
+            equal(listener.events(), [event("remove", mount, rid, "failed")])
+
+
+@case
+def uevents_of_a_request_that_is_freed_early(case: Case) -> None:
+    """Remove tells the state in which the request goes: pending, fenced or failed."""
+    mount = case.mount()
+    case.expect_error_line(mount, 3)
+    with listening() as listener:
+        _, fenced, failed = (mount.started(rid) for rid in (1, 2, 3))
+        fenced.set_fenced()
+        failed.set_error()
+        listener.events()
+        for rid, state in ((3, "failed"), (1, "pending"), (2, "fenced")):
+            equal(mount.free(rid), 0)
+            equal(listener.events(), [event("remove", mount, rid, state)])
+
+
+@case
+def uevents_tell_address_and_reason_as_the_files_do(case: Case) -> None:
+    """The address of a uevent is what inet_addr shows, of either family, the reason as its file."""
+    addresses = ("10.1.2.3", "0.0.0.0", "2001:db8::1:0:0:1", "::", "::ffff:10.0.0.1")
+    longest = "1111:2222:3333:4444:5555:6666:7777:8888"
+    for mount in of_each_kind(case):
+        with listening() as listener:
+            for rid, address in enumerate([*addresses, longest]):
+                reason = rid % len(REASONS)
+                equal(mount.start_addr(rid, address, reason), 0)
+                request = mount.request(rid)
+                [told] = listener.events()
+                equal(told, event("add", mount, rid, address=address, reason=reason))
+                equal(f"{told.address}\n", request.read("inet_addr"))
+                equal(f"{told.reason}\n", request.read("reason"))
+                equal(f"{told.rid}\n", request.read("rid"))
+                request.set_fenced()
+                equal(listener.events(), [replace(told, action="change", state="fenced")])
+                equal(mount.free(rid), 0)
+                equal(listener.events(), [replace(told, action="remove", state="fenced")])
+
+
+@case
+def uevents_tell_of_a_timeout(case: Case) -> None:
+    """A request that nobody serves sends one change when it fails, though many fail at once."""
+    mount = case.mount()
+    case.set_timeout_ms(1000)
+    rids = range(40)
+    for rid in rids:
+        case.expect_timeout_line(mount, rid, 1000)
+    with listening() as listener:
+        for rid in rids:
+            mount.started(rid)
+        events = until(listener, 2 * len(rids))
+        equal(sorted(told.rid for told in events if told.action == "add"), list(map(name, rids)))
+        failed = [told for told in events if told.action == "change"]
+        equal(failed, [event("change", mount, rid, "failed") for rid in rids])
+        fails_with(ESTALE, mount.request(0).set_fenced)
+        mount.request(1).set_error()
+        equal(listener.events(0.3), [], "later")
+        equal(mount.free(0), 0)
+        equal(listener.events(), [event("remove", mount, 0, "failed")])
+
+
+@case
+def uevents_tell_of_stop_destroy_and_unmount(case: Case) -> None:
+    """Each request that is dropped sends one remove, with the state that it had."""
+    drops: tuple[Callable[[Mount], None], ...] = (Mount.stop, Mount.destroy, Mount.unmount)
+    for drop in drops:
+        for mount in of_each_kind(case):
+            states = {0xAA: "pending", 0xBB: "fenced", 0xCC: "pending"}
+            with listening() as listener:
+                for rid in states:
+                    mount.started(rid)
+                mount.request(0xBB).set_fenced()
+                listener.events()
+                wanted = [event("remove", mount, rid, states[rid]) for rid in states]
+                drop(mount)
+                events = listener.events()
+                equal(sorted(events, key=lambda told: told.rid), wanted)
+
+
+@case
+def uevents_come_only_where_something_happened(case: Case) -> None:
+    """What changes nothing sends nothing: other reasons, repeated and refused writes, waits."""
+    mount = case.mount()
+    case.expect_error_line(mount, 2)
+    with listening() as listener:
+        one, two = mount.started(1), mount.started(2)
+        one.set_fenced()
+        two.set_error()
+        listener.events()
+        for rid in (1, 2):
+            for reason in range(3):
+                equal(mount.start(rid, reason=reason), 0)
+        one.set_fenced()
+        two.set_error()
+        fails_with(ESTALE, two.set_fenced)
+        for request in (one, two):
+            for file in ("fenced", "error"):
+                fails_with(EINVAL, request.write, file, "0")
+        mount.next()
+        mount.wait_fenced(0)
+        mount.wait_next(0)
+        equal(mount.free(3), -ENOENT)
+        equal(mount.setup(), -EBUSY)
+        other = case.mount()
+        other.stop()
+        other.unmount()
+        equal(listener.events(0.1), [])
+
+
+@case
+def uevents_are_of_requests_alone(case: Case) -> None:
+    """The directories above a request send no events."""
+    with listening() as listener:
+        for mount in of_each_kind(case):
+            mount.started(1)
+            mount.stop()
+            mount.destroy()
+            events = [(told.action, told.path) for told in listener.events()]
+            path = mount.request(1).path
+            equal(events, [("add", path), ("remove", path)])
+
+
+@case
+def add_comes_when_every_file_is_there(case: Case) -> None:
+    """Who looks as soon as a request is added finds all of its files."""
+    mount = case.mount()
+    listener = Listener()
+    missing, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            count = 0
+            while count < TRIES:
+                for told in listener.events(10):
+                    if told.action == "add":
+                        count += 1
+                        there = set(os.listdir(told.path))
+                        os.write(tell, b"." if there == set(Request.FILES) else b"x")
+        finally:
+            os._exit(0)
+    listener.close()
+    os.close(tell)
+    try:
+        for rid in range(TRIES):
+            mount.started(rid)
+            # Only now, so that the next one's files are made while the other process is awake.
+            equal(os.read(missing, 1), b".", "all files were there")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(missing)
+
+
+@case
+def uevents_come_in_order_whoever_is_faster(case: Case) -> None:
+    """An agent that answers before add, and a leader that frees at once, change no order."""
+    mount = case.mount()
+    pid = os.fork()
+    if not pid:
+        fence = mount.directory / "fence"
+        while True:
+            for entry in os.listdir(fence):
+                try:
+                    Request(fence / entry).set_fenced()
+                except OSError:
+                    continue
+    finished = 0
+    try:
+        with listening() as listener:
+            for rid in range(TRIES):
+                mount.started(rid)
+                if rid % 2:
+                    equal(mount.wait_fenced(10_000), 0)
+                equal(mount.free(rid), 0)
+            stories = defaultdict(list)
+            numbers = []
+            for told in listener.events():
+                numbers.append(told.number)
+                stories[told.rid].append((told.action, told.state))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    equal(numbers, sorted(numbers), "the numbers of the events")
+    equal(set(stories), set(map(name, range(TRIES))))
+    served = [("add", "pending"), ("change", "fenced"), ("remove", "fenced")]
+    unserved = [("add", "pending"), ("remove", "pending")]
+    for rid in range(TRIES):
+        story = stories[name(rid)]
+        if story not in ([served] if rid % 2 else [served, unserved]):
+            raise CaseFailed(f"the events of request {rid}: {story}")
+        finished += story == served
+    case.note(f"{finished} of {TRIES} requests were answered before they were freed")
+
+
+@case
+def polls_wake_when_a_file_changes(case: Case) -> None:
+    """Fenced and error can be polled: each wakes when its own value changes, for every reader."""
+    for mount in of_each_kind(case):
+        case.expect_error_line(mount, 1)
+        case.expect_error_line(mount, 2)
+        one, two = mount.started(1), mount.started(2)
+        with polling(one) as (fenced, error), polling(two) as (other_fenced, other_error):
+            equal([fenced.news(), error.news()], [None, None], "before")
+            one.set_fenced()
+            equal([fenced.news(), error.news()], ["1\n", None], "fenced")
+            equal([fenced.news(), error.news()], [None, None], "read")
+            one.set_error()
+            equal([fenced.news(), error.news()], ["0\n", "1\n"], "fenced, then failed")
+            equal([other_fenced.news(), other_error.news()], [None, None], "another request")
+            two.set_error()
+            equal([other_fenced.news(), other_error.news()], [None, "1\n"], "failed")
+
+
+@case
+def polls_wake_on_a_timeout(case: Case) -> None:
+    """Who sleeps in a poll of error is woken when nobody serves the request."""
+    mount = case.mount()
+    case.set_timeout_ms(1000)
+    case.expect_timeout_line(mount, 1, 1000)
+    watch = Stopwatch()
+    with polling(mount.started(1)) as (fenced, error):
+        equal(error.news(10), "1\n")
+        watch.at_most(5)
+        equal(fenced.news(), None)
+
+
+@case
+def polls_do_not_wake_without_a_change(case: Case) -> None:
+    """Repeated and refused writes, further reasons and other requests wake nobody."""
+    mount = case.mount()
+    case.expect_error_line(mount, 2)
+    one, two = mount.started(1), mount.started(2)
+    one.set_fenced()
+    two.set_error()
+    with polling(one) as files, polling(two) as other_files:
+        one.set_fenced()
+        two.set_error()
+        fails_with(ESTALE, two.set_fenced)
+        for request in (one, two):
+            for file in ("fenced", "error"):
+                fails_with(EINVAL, request.write, file, "0")
+        equal(mount.start(1, reason=1), 0)
+        mount.started(3).set_fenced()
+        equal(mount.free(3), 0)
+        mount.next()
+        true(mount.wait_next(0) > 0, "a request is finished")
+        equal([file.news(0.02) for file in (*files, *other_files)], [None] * 4)

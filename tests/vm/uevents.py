@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel tells those who listen: uevents, and files that can be polled."""
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fence import Request, equal
+
+SUBSYSTEM = "scoutfs_fence"
+
+# Python has no name for either.
+NETLINK_KOBJECT_UEVENT = 15
+SO_RCVBUFFORCE = 33
+
+_OF_EVERY_UEVENT = {"ACTION", "DEVPATH", "SUBSYSTEM", "SEQNUM"}
+_OURS = {f"SCOUTFS_FENCE_{name}" for name in ("RID", "ADDRESS", "REASON", "STATE")}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a uevent of a request says, but for its number."""
+
+    action: str
+    path: Path
+    rid: str
+    address: str
+    reason: str
+    state: str
+    number: int = field(compare=False, default=0)
+
+    def __repr__(self) -> str:
+        words = (self.action, self.path, self.rid, self.address, self.reason, self.state)
+        return " ".join(map(str, words))
+
+
+def _parse(message: bytes) -> Event | None:
+    """The event, where it is one of a request."""
+    head, *variables = message.decode().rstrip("\0").split("\0")
+    values = dict(variable.split("=", 1) for variable in variables)
+    if values.get("SUBSYSTEM") != SUBSYSTEM:
+        return None
+    equal(set(values), _OF_EVERY_UEVENT | _OURS, f"the variables of {head}")
+    equal(len(values), len(variables), f"how many variables {head} has")
+    equal(head, f"{values['ACTION']}@{values['DEVPATH']}")
+    return Event(
+        values["ACTION"],
+        Path(f"/sys{values['DEVPATH']}"),
+        values["SCOUTFS_FENCE_RID"],
+        values["SCOUTFS_FENCE_ADDRESS"],
+        values["SCOUTFS_FENCE_REASON"],
+        values["SCOUTFS_FENCE_STATE"],
+        int(values["SEQNUM"]),
+    )
+
+
+class Listener:
+    """Gets every uevent of a request from when it was made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT
+        )
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self._socket.bind((0, 1))
+
+    def events(self, within: float = 0) -> list[Event]:
+        """Those that have come and were not told before; waits so long for the first message."""
+        events = []
+        while select.select([self._socket], [], [], within)[0]:
+            within = 0
+            event = _parse(self._socket.recv(8192))
+            if event:
+                events.append(event)
+        return events
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextmanager
+def listening() -> Iterator[Listener]:
+    listener = Listener()
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+class Polled:
+    """A file of a request that somebody has read, and polls until there is something new."""
+
+    def __init__(self, request: Request, name: str) -> None:
+        self._file = os.open(request.path / name, os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLPRI)
+        self.read()
+
+    def read(self) -> str:
+        return os.pread(self._file, 4096, 0).decode()
+
+    def news(self, within: float = 0) -> str | None:
+        """What it holds now, where there is something new within so many seconds."""
+        woken = self._poll.poll(within * 1000)
+        if not woken:
+            return None
+        equal(woken, [(self._file, select.POLLPRI | select.POLLERR)], "what poll says")
+        return self.read()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@contextmanager
+def polling(request: Request) -> Iterator[tuple[Polled, Polled]]:
+    """Polls the files fenced and error of a request."""
+    files = (Polled(request, "fenced"), Polled(request, "error"))
+    try:
+        yield files
+    finally:
+        for file in files:
+            file.close()
