@@ -6,7 +6,9 @@
  * its own.  Those that came later it looks for, and does without them.
  *
  * The floor is a bare kobject with as many files, made and removed with nothing
- * else.  Floors stand in /sys/fs/fence_bench, named as requests are.
+ * else.  Floors stand in /sys/fs/fence_bench, named as requests are.  A floor
+ * that tells of itself does besides what a request promises to: the uevents,
+ * the wake-up of those who poll, and the lines in the log.
  *
  * A program writes one command to the file fence_bench in debugfs, and then
  * reads what was measured, as an array of u64: nanoseconds, or instructions on
@@ -109,6 +111,8 @@ static int put_values(const u64 *values, size_t nr)
 /* The floor */
 
 static struct kobject *bench_floor_directory;
+/* The floors that tell of themselves are in a directory of their own. */
+static struct kset *bench_telling;
 static DECLARE_WAIT_QUEUE_HEAD(bench_floor_changed);
 static bool bench_floor_fenced;
 
@@ -117,11 +121,45 @@ static ssize_t floor_show(struct kobject *kobj, struct kobj_attribute *attr, cha
 	return sysfs_emit(buf, "%d\n", READ_ONCE(bench_floor_fenced));
 }
 
+static void send_uevent(struct kobject *kobj, enum kobject_action action, const char *state)
+{
+	__be32 address = BENCH_ADDRESS;
+	char variables[4][64];
+	char *environment[ARRAY_SIZE(variables) + 1] = {};
+
+	for (int i = 0; i < ARRAY_SIZE(variables); i++)
+		environment[i] = variables[i];
+	snprintf(variables[0], sizeof(variables[0]), "SCOUTFS_FENCE_RID=%s", kobject_name(kobj));
+	snprintf(variables[1], sizeof(variables[1]), "SCOUTFS_FENCE_ADDRESS=%pI4", &address);
+	snprintf(variables[2], sizeof(variables[2]), "SCOUTFS_FENCE_REASON=%s", "client_recovery");
+	snprintf(variables[3], sizeof(variables[3]), "SCOUTFS_FENCE_STATE=%s", state);
+	kobject_uevent_env(kobj, action, environment);
+}
+
+static void tell_made(struct kobject *kobj)
+{
+	__be32 address = BENCH_ADDRESS;
+
+	pr_info("%s: fence request for rid %s at %pI4 made: %s\n", "0:41", kobject_name(kobj),
+		&address, "client_recovery");
+	send_uevent(kobj, KOBJ_ADD, "pending");
+}
+
+static void tell_fenced(struct kobject *kobj)
+{
+	pr_info("%s: fence request for rid %s fenced after %ums\n", "0:41", kobject_name(kobj),
+		0);
+	sysfs_notify(kobj, NULL, "fenced");
+	send_uevent(kobj, KOBJ_CHANGE, "fenced");
+}
+
 static ssize_t floor_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
 			   size_t size)
 {
 	WRITE_ONCE(bench_floor_fenced, true);
 	wake_up_all(&bench_floor_changed);
+	if (kobj->kset)
+		tell_fenced(kobj);
 	return size;
 }
 
@@ -160,16 +198,18 @@ static void floor_remove(struct kobject *kobj)
 	kobject_put(kobj);
 }
 
-static struct kobject *floor_make(u64 rid)
+/* As one of the set, where there is one, and otherwise beside all others. */
+static struct kobject *floor_make(u64 rid, struct kset *set)
 {
+	struct kobject *parent = set ? &set->kobj : bench_floor_directory;
 	struct kobject *kobj = kzalloc(sizeof(*kobj), GFP_KERNEL);
 	int ret;
 
 	if (!kobj)
 		return ERR_PTR(-ENOMEM);
 
-	ret = kobject_init_and_add(kobj, &bench_floor_type, bench_floor_directory, "%016llx",
-				   rid) ?:
+	kobj->kset = set;
+	ret = kobject_init_and_add(kobj, &bench_floor_type, parent, "%016llx", rid) ?:
 	      sysfs_create_files(kobj, bench_floor_attributes);
 	if (ret) {
 		floor_remove(kobj);
@@ -211,6 +251,11 @@ static int write_floor(u64 rid, u64 *spent)
 	return write_true("/sys/fs/fence_bench", rid, spent);
 }
 
+static int write_telling_floor(u64 rid, u64 *spent)
+{
+	return write_true("/sys/fs/fence_bench_telling", rid, spent);
+}
+
 static int write_fenced(u64 rid, u64 *spent)
 {
 	return write_true(bench_directory, rid, spent);
@@ -225,7 +270,7 @@ static int next_of(struct super_block *sb, u64 *rid)
 	return scoutfs_fence_next(sb, rid, &reason, &error) ?: (error ? -EIO : 0);
 }
 
-static int measure_floor(u64 *spent)
+static noinline int measure_floor(u64 *spent)
 {
 	u64 rid = random_rid();
 	struct kobject *kobj;
@@ -233,7 +278,7 @@ static int measure_floor(u64 *spent)
 	int ret;
 
 	begin = ktime_get_ns();
-	kobj = floor_make(rid);
+	kobj = floor_make(rid, NULL);
 	spent[0] = ktime_get_ns() - begin;
 	if (IS_ERR(kobj))
 		return PTR_ERR(kobj);
@@ -246,7 +291,30 @@ static int measure_floor(u64 *spent)
 	return ret;
 }
 
-static int measure_request(u64 *spent)
+static noinline int measure_telling_floor(u64 *spent)
+{
+	u64 rid = random_rid();
+	struct kobject *kobj;
+	u64 begin;
+	int ret;
+
+	begin = ktime_get_ns();
+	kobj = floor_make(rid, bench_telling);
+	if (IS_ERR(kobj))
+		return PTR_ERR(kobj);
+	tell_made(kobj);
+	spent[0] = ktime_get_ns() - begin;
+
+	ret = write_telling_floor(rid, &spent[1]);
+
+	begin = ktime_get_ns();
+	send_uevent(kobj, KOBJ_REMOVE, "fenced");
+	floor_remove(kobj);
+	spent[2] = ktime_get_ns() - begin;
+	return ret;
+}
+
+static noinline int measure_request(u64 *spent)
 {
 	struct super_block *sb = bench_sb();
 	u64 rid = random_rid();
@@ -397,7 +465,7 @@ static int command_fill_floor(char **words)
 		return -EINVAL;
 
 	while (bench_nr_floors < count) {
-		kobj = floor_make(random_rid());
+		kobj = floor_make(random_rid(), NULL);
 		if (IS_ERR(kobj))
 			return PTR_ERR(kobj);
 		bench_floors[bench_nr_floors++] = kobj;
@@ -459,20 +527,23 @@ static int command_destroy(char **words)
 	return put_value(ktime_get_ns() - begin) ?: scoutfs_fence_setup(bench_sb());
 }
 
-/* Floor, request and the functions that look, round by round. */
+/* Both floors, a request, and the functions that only look, round by round. */
 static int command_rounds(char **words)
 {
-	u64 spent[3 + 4 + 4];
+	u64 spent[3 + 3 + 4 + 4];
+	u64 *floor = spent, *telling = floor + 3, *request = telling + 3, *looking = request + 4;
 	size_t count;
 	int ret = parse_count(words[0], BENCH_VALUES, &count);
 
 	for (size_t i = 0; i < count && !ret; i++) {
-		/* Neither is always the one that comes second. */
+		/* None is always the one that comes last. */
 		if (i % 2)
-			ret = measure_floor(spent) ?: measure_request(spent + 3);
+			ret = measure_floor(floor) ?: measure_telling_floor(telling) ?:
+			      measure_request(request);
 		else
-			ret = measure_request(spent + 3) ?: measure_floor(spent);
-		measure_looking(spent + 3 + 4);
+			ret = measure_request(request) ?: measure_telling_floor(telling) ?:
+			      measure_floor(floor);
+		measure_looking(looking);
 		ret = ret ?: put_values(spent, ARRAY_SIZE(spent));
 		cond_resched();
 	}
@@ -611,7 +682,7 @@ static int measure_waiting(u64 rid, size_t count)
 	/* The last one may be on its way from there to sleep. */
 	usleep_range(4000, 5000);
 
-	ret = (bench_wait == BENCH_WAIT_FLOOR ? write_floor(rid, &spent) :
+	ret = (bench_wait == BENCH_WAIT_FLOOR ? write_telling_floor(rid, &spent) :
 						write_fenced(rid, &spent)) ?: ret;
 	wait_for_completion(&bench_all_returned);
 	for (size_t i = 0; i < nr; i++) {
@@ -630,7 +701,7 @@ static int wait_for_floor(size_t count)
 	int ret;
 
 	WRITE_ONCE(bench_floor_fenced, false);
-	kobj = floor_make(rid);
+	kobj = floor_make(rid, bench_telling);
 	if (IS_ERR(kobj))
 		return PTR_ERR(kobj);
 
@@ -789,6 +860,8 @@ static void bench_undo(void)
 	while (bench_nr_floors)
 		floor_remove(bench_floors[--bench_nr_floors]);
 	kobject_put(bench_floor_directory);
+	if (bench_telling)
+		kset_unregister(bench_telling);
 	if (bench_drained)
 		symbol_put(scoutfs_fence_drained);
 	if (bench_wait_next)
@@ -804,7 +877,9 @@ static int bench_do(void)
 	bench_rids = vcalloc(BENCH_CAPACITY, sizeof(*bench_rids));
 	bench_floors = vcalloc(BENCH_CAPACITY, sizeof(*bench_floors));
 	bench_floor_directory = kobject_create_and_add("fence_bench", fs_kobj);
-	if (!bench_values || !bench_rids || !bench_floors || !bench_floor_directory)
+	bench_telling = kset_create_and_add("fence_bench_telling", NULL, fs_kobj);
+	if (!bench_values || !bench_rids || !bench_floors || !bench_floor_directory ||
+	    !bench_telling)
 		return -ENOMEM;
 
 	bench_other_mount = kern_mount(&bench_filesystem);

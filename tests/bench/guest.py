@@ -8,6 +8,7 @@ guest.py MODULE SHORT    where MODULE is the name of the module to measure, SHOR
 import array
 import json
 import os
+import socket
 import statistics
 import sys
 import time
@@ -21,9 +22,25 @@ FILE = Path("/sys/kernel/debug", BENCH)
 PROBE = 0xABCDEF
 
 # What the command "rounds" measures, in its order; the last four are many calls each.
-FLOOR_MAKE, FLOOR_WRITE, FLOOR_REMOVE, START, WRITE, NEXT, FREE, *LOOKING = range(11)
+ROUND = (
+    *("make", "floor write", "remove"),
+    *("make and tell", "write and tell", "remove and tell"),
+    *("start", "write to fenced", "next once", "free"),
+    *("next", "reason_pending", "wait_fenced", "drained"),
+)
+LOOKING = ROUND[-4:]
 CALLS = 64
-LOOKING_NAMES = ("next", "reason_pending", "wait_fenced", "drained")
+
+# What adds up to a request's life, and to that of the floors.
+LIVES = {
+    "floor": ("make", "remove"),
+    "telling floor": ("make and tell", "write and tell", "remove and tell"),
+    "request": ("start", "write to fenced", "next once", "free"),
+}
+
+# What listens to uevents.
+NETLINK_KOBJECT_UEVENT = 15
+SO_RCVBUFFORCE = 33
 
 Summary = dict[str, float]
 
@@ -70,6 +87,16 @@ def table(columns: int, *words: object) -> list[list[int]]:
     return [values[column::columns] for column in range(columns)]
 
 
+def rounds(count: int) -> dict[str, list[int]]:
+    """What a number of rounds measured."""
+    return dict(zip(ROUND, table(len(ROUND), "rounds", count), strict=True))
+
+
+def lifetimes(columns: dict[str, list[int]], life: str) -> list[int]:
+    """The sum of its parts, for each round."""
+    return [sum(parts) for parts in zip(*(columns[part] for part in LIVES[life]), strict=True)]
+
+
 def slab_bytes() -> int:
     """What the slab allocator has handed out."""
     lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
@@ -91,11 +118,9 @@ class Bench:
 
     def run(self) -> dict[str, object]:
         self.loading()
-        kernel.load(self.module)
-        kernel.load(BENCH)
-        self.find_directory()
-        self.let_requests_wait()
-        self.cycle()
+        self.begin()
+        self.cycle("without a listener")
+        self.cycle_with_listener()
         self.found["functions"] = self.functions
         for count in self.counts:
             self.pending(count)
@@ -104,6 +129,13 @@ class Bench:
         self.found["kernel"] = os.uname().release
         self.found["emulated"] = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
         return self.found
+
+    def begin(self) -> None:
+        """Loads what is measured and what measures."""
+        kernel.load(self.module)
+        kernel.load(BENCH)
+        self.find_directory()
+        self.let_requests_wait()
 
     def loading(self) -> None:
         say("loading and unloading")
@@ -137,18 +169,21 @@ class Bench:
         if parameter.exists():
             parameter.write_text("3600000")
 
-    def cycle(self) -> None:
+    def cycle(self, name: str) -> None:
         """One request's life, and that of a floor."""
-        say("one request")
-        table(11, "rounds", 50)
-        columns = table(11, "rounds", self.rounds)
-        names = ("floor make", "floor write", "floor remove", "start", "write", "next", "free")
-        self.found["parts"] = {
-            name: summary(column) for name, column in zip(names, columns, strict=False)
-        }
-        self.found["cycle"] = summary(map(sum, zip(*columns[START : FREE + 1], strict=True)))
-        both = zip(columns[FLOOR_MAKE], columns[FLOOR_REMOVE], strict=True)
-        self.found["floor"] = summary(map(sum, both))
+        say(f"one request, {name}")
+        rounds(50)
+        columns = rounds(self.rounds)
+        lives = {life: lifetimes(columns, life) for life in LIVES}
+        both = {**columns, **lives}
+        self.found[name] = {part: summary(values) for part, values in both.items()}
+
+    def cycle_with_listener(self) -> None:
+        """The same while somebody listens to uevents, and has room for all of them."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT) as netlink:
+            netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+            netlink.bind((0, 1))
+            self.cycle("with a listener")
 
     def pending(self, count: int) -> None:
         """Each function, while so many requests are pending."""
@@ -176,16 +211,15 @@ class Bench:
 
     def each_function(self, count: int, where: str) -> None:
         """`where` tells which requests are finished."""
-        rounds = max(20, self.rounds // 4 if count <= 100 else self.rounds // 10)
-        columns = [column[5:] for column in table(11, "rounds", rounds + 5)]
-        floor = zip(columns[FLOOR_MAKE], columns[FLOOR_REMOVE], strict=True)
-        self.add("floor", where, count, map(sum, floor))
-        self.add("start", where, count, columns[START])
-        self.add("write to fenced", where, count, columns[WRITE])
-        self.add("free", where, count, columns[FREE])
-        for name, column in zip(LOOKING_NAMES, LOOKING, strict=True):
-            if any(columns[column]):
-                self.add(name, where, count, (value / CALLS for value in columns[column]))
+        number = max(20, self.rounds // 4 if count <= 100 else self.rounds // 10)
+        rounds(5)
+        columns = rounds(number)
+        self.add("floor", where, count, lifetimes(columns, "floor"))
+        for name in ("start", "write to fenced", "free"):
+            self.add(name, where, count, columns[name])
+        for name in LOOKING:
+            if any(columns[name]):
+                self.add(name, where, count, (value / CALLS for value in columns[name]))
 
     def add(self, function: str, where: str, count: int, values: Iterable[float]) -> None:
         self.functions.setdefault(function, {}).setdefault(where, {})[count] = summary(values)
@@ -226,10 +260,10 @@ class Bench:
         for kind in ("floor", "wait_fenced", "wait_next"):
             for waiters in (1, 100):
                 say(f"{waiters} in {kind}")
-                rounds = self.waits if waiters == 1 else self.waits // 10
+                number = self.waits if waiters == 1 else self.waits // 10
                 try:
                     command("wait", kind, waiters, 2)
-                    values = command("wait", kind, waiters, rounds)
+                    values = command("wait", kind, waiters, number)
                 except SystemExit as missing:
                     if kind != "wait_next":
                         raise
