@@ -78,9 +78,14 @@ fmt:
 	$(lab) setup stock
 	$(lab) run scripts/lint --kernel stock --format
 
+# Python finds the package beside the file that the symbolic link leads to.
+install: agent = $(DESTDIR)$(PREFIX)/lib/scoutfs-fenced
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
-	install -D -m 755 scripts/scoutfs-fenced $(DESTDIR)$(PREFIX)/sbin/scoutfs-fenced
+	install -d $(DESTDIR)$(PREFIX)/sbin $(agent)/scoutfs_fenced
+	install -m 755 scripts/scoutfs-fenced $(agent)/scoutfs-fenced
+	install -m 644 scripts/scoutfs_fenced/*.py $(agent)/scoutfs_fenced/
+	ln -sf ../lib/scoutfs-fenced/scoutfs-fenced $(DESTDIR)$(PREFIX)/sbin/scoutfs-fenced
 
 clean:
 	git clean -dfqX

@@ -235,6 +235,7 @@ def failing(story: Story, leader: Leader) -> None:
     )
     request = leader.start(rid, "10.0.0.12", QUORUM_BLOCK_LEADER)
     waiting = leader.wait_fenced(-errno.EIO)
+    story.expect("agent", f"{rid:016x} .*: not fenced yet, exit status 1")
     story.expect("agent", f"{rid:016x} .*: could not be fenced, exit status 1")
     story.expect("kernel", f"{leader.device}: error indicated by fence action for rid {rid:016x}$")
     waiting.result()
@@ -279,7 +280,7 @@ def tell(story: Story) -> None:
     for leader in leaders:
         story.tell("leader", f"{leader.name}: mounted, as device {leader.device}")
     agent = Agent(story)
-    story.expect("agent", "serving fence requests with /demo/fence-host")
+    story.expect("agent", "serving fence requests, as /demo/scoutfs-fenced.conf says")
 
     fenced(story, *leaders)
     failing(story, leaders[1])

@@ -16,6 +16,9 @@ from fence import CLIENT_RECONNECT, CaseFailed, Finished, Stopwatch, equal, true
 
 AGENT = kernel.MODULES / "scoutfs-fenced"
 
+# The first start in a guest has Python compile its own library, which nobody has done before.
+SECONDS_TO_START = 60
+
 
 class Agent:
     """An agent with a configuration, and what its command was called with."""
@@ -40,15 +43,26 @@ class Agent:
         path.chmod(0o755)
         return path
 
-    def configure(self, script: str, arguments: str = "", delay: str = "1") -> None:
+    def configure(self, script: str, arguments: str = "", delay: str = "1", **more: object) -> None:
+        """Sets what the agent is to do; a name and value more is one of SCOUTFS_FENCED_NAME."""
         self.configuration.write_text(
             f"SCOUTFS_FENCED_DELAY={delay}\n"
             f"SCOUTFS_FENCED_RUN={self.command(script)}\n"
             f'SCOUTFS_FENCED_RUN_ARGS="{arguments}"\n'
+            + "".join(f"SCOUTFS_FENCED_{name.upper()}={value}\n" for name, value in more.items())
         )
 
     def begin(self) -> None:
-        environment = dict(os.environ, SCOUTFS_FENCED_CONFIG_FILE=str(self.configuration))
+        """Starts the agent; returns once it serves."""
+        self.launch()
+        self.until_says("serving fence requests", SECONDS_TO_START)
+
+    def launch(self) -> None:
+        environment = dict(
+            os.environ,
+            SCOUTFS_FENCED_CONFIG_FILE=str(self.configuration),
+            RUNTIME_DIRECTORY=str(self.folder),
+        )
         with self.output.open("wb") as output:
             self._process = subprocess.Popen(
                 [AGENT], env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -56,14 +70,21 @@ class Agent:
 
     def refuses(self) -> str:
         """Runs an agent that must not start; returns what it says about it."""
-        self.begin()
+        self.launch()
         assert self._process
         try:
-            status = self._process.wait(20)
+            status = self._process.wait(SECONDS_TO_START)
         except subprocess.TimeoutExpired:
             raise CaseFailed("the agent started") from None
         true(status > 0, f"its exit status {status} says that something is wrong")
         return self.output.read_text()
+
+    def until_says(self, text: str, within: float = 20) -> None:
+        watch = Stopwatch()
+        while text not in self.output.read_text():
+            self.check_runs()
+            watch.at_most(within)
+            time.sleep(0.01)
 
     def called_with(self) -> list[str]:
         if not self.calls.exists():
@@ -125,7 +146,10 @@ def agent_reports_error_where_the_command_fails(case: Case) -> None:
     """Any other exit status is passed on as error, also where a signal ended the command."""
     mount = case.mount()
     with agent() as it:
-        it.configure("case $SCOUTFS_FENCED_REQ_RID in *1) exit 1;; *2) exit 255;; esac; kill -9 $$")
+        it.configure(
+            "case $SCOUTFS_FENCED_REQ_RID in *1) exit 1;; *2) exit 255;; esac; kill -9 $$",
+            retries=0,
+        )
         for rid in (1, 2, 3):
             case.expect_error_line(mount, rid)
             mount.started(rid)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The folder that the one agent of a host has while it runs, and the lock that makes it the one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+DEFAULT_FOLDER = "/run/scoutfs-fenced"
+
+
+class InstanceError(Exception):
+    """Why this agent cannot be the one, as a sentence."""
+
+
+def folder() -> str:
+    """The folder that systemd has made, else the usual one."""
+    return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or DEFAULT_FOLDER
+
+
+def become_the_one() -> None:
+    """Takes the lock until this process ends, or raises InstanceError."""
+    path = os.path.join(folder(), "lock")
+    try:
+        os.makedirs(folder(), mode=0o755, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InstanceError(
+            f"{path} cannot be made: {error.strerror}; "
+            "run the agent as root, or name a folder of yours with RUNTIME_DIRECTORY"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(lock, 32).decode(errors="replace").strip()
+        os.close(lock)
+        who = f"with the process id {holder}" if holder else "which has just begun"
+        raise InstanceError(f"another agent is running, {who}; stop that one first") from error
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())

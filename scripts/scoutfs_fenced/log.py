@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One line for each event, on standard output, or in the journal where that is what it leads to.
+
+The journal gets what the line is about as fields as well, SCOUTFS_FENCE_RID and so on, so that
+`journalctl SCOUTFS_FENCE_RID=2f1a90c37be5d468` tells all about a request. It is written in the
+format of https://systemd.io/JOURNAL_NATIVE_PROTOCOL/.
+
+Nothing here waits or fails: whoever reads the log cannot keep the agent from fencing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+
+# Levels, as in syslog(3).
+ERROR = 3
+WARNING = 4
+INFORMATION = 6
+
+IDENTIFIER = "scoutfs-fenced"
+JOURNAL = "/run/systemd/journal/socket"
+
+# What a pipe that has room takes without waiting: PIPE_BUF.
+LONGEST = 4096
+
+# These say which request a line is about, and stand at its beginning.
+SUBJECT = ("rid", "address", "reason", "mount")
+
+
+def event(message: str, *, level: int = INFORMATION, **fields: str) -> None:
+    """Tells that something has happened."""
+    subject = " ".join(f"{name} {fields[name]}" for name in SUBJECT if name in fields)
+    line = f"{subject}: {message}" if subject else message
+    if not (_leads_to_journal() and _send(line, level, fields)):
+        _print(line)
+
+
+def _leads_to_journal() -> bool:
+    """Whether standard output is what systemd has connected to the journal, and named."""
+    try:
+        file = os.fstat(1)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
+
+
+def _send(line: str, level: int, fields: dict[str, str]) -> bool:
+    entry = {
+        "MESSAGE": line,
+        "PRIORITY": str(level),
+        "SYSLOG_IDENTIFIER": IDENTIFIER,
+        **{f"SCOUTFS_FENCE_{name.upper()}": value for name, value in fields.items()},
+    }
+    # A value with a line's end in it would begin the next field.
+    text = "".join(f"{name}={value}\n" for name, value in _one_line_each(entry))
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as journal:
+            journal.sendto(text.encode(errors="replace"), JOURNAL)
+    except OSError:
+        return False
+    return True
+
+
+def _one_line_each(entry: dict[str, str]) -> list[tuple[str, str]]:
+    return [(name, value.replace("\n", " ")) for name, value in entry.items()]
+
+
+def _print(line: str) -> None:
+    text = line.replace("\n", " ").encode(errors="replace")[: LONGEST - 1] + b"\n"
+    try:
+        # A pipe that is full gets no line: its reader may never go on.
+        if select.select([], [1], [], 0)[1]:
+            os.write(1, text)
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tells systemd how it stands with the agent, as sd_notify(3) does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+
+def notify(*assignments: str) -> None:
+    """Sends the assignments, such as READY=1; nothing where systemd has not asked for them."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        manager.sendto("\n".join(assignments).encode(), address)
+
+
+def watchdog_pause() -> float | None:
+    """Seconds between two signs of life, where systemd wants any: half of what it waits for one."""
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    watched = os.environ.get("WATCHDOG_PID") or str(os.getpid())
+    if not limit.isdigit() or int(limit) == 0 or watched != str(os.getpid()):
+        return None
+    return int(limit) / 2_000_000

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A fence request, as the kernel shows it in sysfs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+# Where mounts have their requests, below sysfs: scoutfs's own directory, and the module's.
+PARENTS = ("fs/scoutfs", "fs/scoutfs_fence")
+
+# How long the kernel waits, where it does not say so: scoutfs with fencing of its own.
+TIMEOUT = "module/scoutfs_fence/parameters/timeout_ms"
+DEFAULT_TIMEOUT_MS = 30000
+
+# How a request's files answer once it is gone, or as long as its directory is not complete.
+GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is known about a request, none of which changes."""
+
+    directory: str
+    # The directory's: one that is made later, for the same rid, has another.
+    inode: int
+    rid: str
+    # IPv4 or IPv6. The kernel before this module knows the former only.
+    address: str
+    reason: str
+    mount: str
+    # When it may have been made, as time.monotonic() counts: not later than that.
+    made: float
+    # Seconds that the kernel gives it.
+    timeout: float
+
+    @property
+    def deadline(self) -> float:
+        """When the kernel may give it up."""
+        return self.made + self.timeout
+
+    @property
+    def margin(self) -> float:
+        """Seconds before the deadline at which all should be over, so that nothing comes late."""
+        return min(2.0, self.timeout / 10)
+
+    def left(self) -> float:
+        """Seconds that remain for fencing."""
+        return self.deadline - self.margin - time.monotonic()
+
+    def fields(self) -> dict[str, str]:
+        """Which request it is, for the log."""
+        return {
+            "rid": self.rid,
+            "address": self.address,
+            "reason": self.reason,
+            "mount": self.mount,
+        }
+
+
+def find(sysfs: str) -> Iterator[tuple[str, int]]:
+    """The directory and inode of every request that there is."""
+    for parent in PARENTS:
+        for mount in _folders(os.path.join(sysfs, parent)):
+            for entry in _folders(os.path.join(mount.path, "fence")):
+                yield entry.path, entry.inode()
+
+
+def _folders(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def look_at(directory: str, sysfs: str) -> tuple[Request, bool]:
+    """A request, and whether it is finished; OSError where its directory is incomplete or gone."""
+    with ExitStack() as opened:
+        top = _open_directory(directory, opened)
+
+        def value(name: str) -> str:
+            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=top), "rb", buffering=0) as file:
+                return _read(file.fileno())
+
+        address = value("ipv4_addr")
+        with suppress(FileNotFoundError):
+            address = value("inet_addr")
+        # Whole seconds are told, the rest is not: it may be older by that.
+        age = float(value("elapsed_secs")) + 1
+        request = Request(
+            directory=directory,
+            inode=os.fstat(top).st_ino,
+            rid=value("rid"),
+            address=address,
+            reason=value("reason"),
+            mount=os.path.basename(os.path.dirname(os.path.dirname(directory))),
+            made=time.monotonic() - age,
+            timeout=_timeout(sysfs),
+        )
+        return request, "1" in (value("fenced"), value("error"))
+
+
+class Files:
+    """A request's files, held open from before its command starts.
+
+    The kernel may drop a request at any time, and the same rid may be asked for again. The files
+    held here stay those of the dropped request, and writing to them fails, so the result of a
+    command never reaches another request than the one that it was run for.
+
+    Making one raises OSError where the request is gone.
+    """
+
+    def __init__(self, request: Request) -> None:
+        with ExitStack() as opened:
+            top = _open_directory(request.directory, opened)
+            if os.fstat(top).st_ino != request.inode:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+            def hold(name: str) -> int:
+                file = os.open(name, os.O_RDWR, dir_fd=top)
+                opened.callback(os.close, file)
+                return file
+
+            self._fenced = hold("fenced")
+            self._error = hold("error")
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def finished(self) -> bool:
+        """Whether the kernel knows already what came of it; OSError where the request is gone."""
+        return _read(self._fenced) == "1" or _read(self._error) == "1"
+
+    def finish(self, fenced: bool) -> None:
+        """Tells the kernel what came of it."""
+        os.pwrite(self._fenced if fenced else self._error, b"1\n", 0)
+
+
+def _open_directory(path: str, opened: ExitStack) -> int:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    opened.callback(os.close, directory)
+    return directory
+
+
+def _read(file: int) -> str:
+    """The value that an open sysfs file has now."""
+    return os.fsdecode(os.pread(file, 4096, 0)).strip()
+
+
+def _timeout(sysfs: str) -> float:
+    milliseconds = DEFAULT_TIMEOUT_MS
+    with suppress(OSError, ValueError), open(os.path.join(sysfs, TIMEOUT), "rb") as file:
+        milliseconds = int(file.read())
+    return milliseconds / 1000

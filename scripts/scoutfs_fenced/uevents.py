@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel tells of requests as it happens: uevents, by a netlink socket.
+
+C header: linux/netlink.h; the format of a message is that of the kernel's lib/kobject_uevent.c
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+
+SUBSYSTEM = b"scoutfs_fence"
+
+_NETLINK_KOBJECT_UEVENT = 15
+_KERNELS_GROUP = 1
+_SO_RCVBUFFORCE = 33
+
+# Room for some thousand messages: a leader may ask for that many hosts at once.
+_ROOM = 8 << 20
+
+
+class Overflown(Exception):
+    """There were more messages than the socket had room for, and some are lost."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What has happened to a request."""
+
+    # `add`, `change` where it was finished, or `remove`.
+    action: str
+    # Its directory, below sysfs.
+    directory: str
+
+
+class Uevents:
+    """The kernel's messages about requests. Making one raises OSError where there are none."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
+        try:
+            # The latter for an agent without the right to the former.
+            for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
+                with suppress(OSError):
+                    self._socket.setsockopt(socket.SOL_SOCKET, option, _ROOM)
+            self._socket.bind((0, _KERNELS_GROUP))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """For waiting."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._socket.close()
+
+    def receive(self) -> Event | None:
+        """The next message that is about a request; None where there is none now."""
+        while True:
+            try:
+                message, sender = self._socket.recvfrom(1 << 14)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                raise Overflown from error
+            event = parse(message)
+            # Any process may send to this socket, but only the kernel's number is 0.
+            if event is not None and sender[0] == 0:
+                return event
+
+
+def parse(message: bytes) -> Event | None:
+    """What a message says, where it is about a request."""
+    variables = dict(part.partition(b"=")[::2] for part in message.split(b"\0")[1:])
+    if variables.get(b"SUBSYSTEM") != SUBSYSTEM:
+        return None
+    action, directory = variables.get(b"ACTION"), variables.get(b"DEVPATH")
+    if action is None or directory is None:
+        return None
+    return Event(os.fsdecode(action), os.fsdecode(directory).lstrip("/"))

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A world for the agent: a folder that looks like /sys, commands, a configuration, and the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+AGENT = Path(__file__).resolve().parents[2] / "scripts" / "scoutfs-fenced"
+
+RID = "00c0ffee00000001"
+MOUNT = "scoutfs/f.000001.r.000002"
+
+
+def rid(number: int) -> str:
+    """Some rid."""
+    return f"00c0ffee{number:08x}"
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 20) -> None:
+    """Waits until something is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+
+
+def alive(pid: str) -> bool:
+    """Whether a process runs; one that ended may wait for its parent."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Agent:
+    """An agent that runs, and what it has logged so far."""
+
+    def __init__(
+        self, world: World, environment: dict[str, str], output: int | None = None
+    ) -> None:
+        self._log = world.folder / f"log-{time.monotonic_ns()}"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-B", AGENT, "--sysfs", world.sysfs],
+                env={
+                    **os.environ,
+                    "SCOUTFS_FENCED_CONFIG_FILE": str(world.configuration),
+                    "RUNTIME_DIRECTORY": str(world.runtime),
+                    **environment,
+                },
+                stdout=log if output is None else output,
+                stderr=log,
+            )
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def lines(self, pattern: str) -> list[str]:
+        return [line for line in self.log().splitlines() if re.search(pattern, line)]
+
+    def says(self, pattern: str, seconds: float = 20) -> Agent:
+        """Waits until it has logged something."""
+        what = f"the agent says {pattern}"
+        until(lambda: self.lines(pattern) or self.process.poll() is not None, what, seconds)
+        assert self.lines(pattern), f"{what}, but it said: {self.log()}"
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20) -> int:
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        self.signal(signal.SIGTERM)
+        assert self.wait() == 0, self.log()
+
+
+class World:
+    """All that an agent deals with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sysfs = folder / "sys"
+        self.sysfs.mkdir()
+        self.runtime = folder / "run"
+        self.configuration = folder / "scoutfs-fenced.conf"
+        self.record = folder / "record"
+        self._agents: list[Agent] = []
+
+    def request(
+        self,
+        rid: str = RID,
+        mount: str = MOUNT,
+        *,
+        address: str = "10.1.2.3",
+        elapsed: int = 0,
+        inet: str = "",
+    ) -> Path:
+        """Makes a request's directory, which is complete once it can be found."""
+        values = {
+            "rid": rid,
+            "ipv4_addr": address,
+            "reason": "client_recovery",
+            "elapsed_secs": str(elapsed),
+            "fenced": "0",
+            "error": "0",
+        }
+        if inet:
+            values["inet_addr"] = inet
+        made = self.folder / f"made-{time.monotonic_ns()}"
+        made.mkdir()
+        for name, value in values.items():
+            (made / name).write_text(f"{value}\n")
+        directory = self.sysfs / "fs" / mount / "fence" / rid
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(directory)
+        return directory
+
+    def timeout(self, seconds: float) -> None:
+        """Says how long the kernel waits."""
+        parameters = self.sysfs / "module" / "scoutfs_fence" / "parameters"
+        parameters.mkdir(parents=True, exist_ok=True)
+        (parameters / "timeout_ms").write_text(f"{seconds * 1000:.0f}\n")
+
+    def command(self, script: str, name: str = "fence-command") -> Path:
+        """Writes an executable file for the shell, which may note things in ./record."""
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\ncd {self.folder}\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def configure(self, script: str, **values: object) -> None:
+        """Sets what the agent is to do; a name is one of SCOUTFS_FENCED_NAME."""
+        values = {"delay": 0.05, "run": self.command(script), **values}
+        self.configuration.write_text(
+            "".join(f"SCOUTFS_FENCED_{name.upper()}='{value}'\n" for name, value in values.items())
+        )
+
+    def begin(self, output: int | None = None, **environment: str) -> Agent:
+        """Starts an agent, which may not get far."""
+        agent = Agent(self, environment, output)
+        self._agents.append(agent)
+        return agent
+
+    def agent(self, script: str = "exit 0", **values: object) -> Agent:
+        """An agent that serves with this command."""
+        self.configure(script, **values)
+        return self.begin().says("serving fence requests")
+
+    def recorded(self) -> list[str]:
+        return self.record.read_text().splitlines() if self.record.exists() else []
+
+    def status(self) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.runtime / "status"))
+            with connection.makefile("rb") as file:
+                answer: dict[str, Any] = json.load(file)
+                return answer
+
+    def end(self) -> None:
+        for agent in self._agents:
+            agent.process.kill()
+            agent.process.wait()
+
+
+def result(directory: Path) -> str:
+    """What the kernel was told."""
+    told = [name for name in ("fenced", "error") if (directory / name).read_text() == "1\n"]
+    return ",".join(told)
+
+
+def until_result(directory: Path, wanted: str, seconds: float = 20) -> None:
+    until(lambda: result(directory) == wanted, f"{directory} is {wanted}", seconds)
+
+
+def remove(directory: Path) -> None:
+    """What the kernel does when a request is dropped: it goes in one step."""
+    gone = directory.parents[4] / f"gone-{time.monotonic_ns()}"
+    directory.rename(gone)
+    shutil.rmtree(gone)

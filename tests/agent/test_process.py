@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One command, run to its end or to its limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scoutfs_fenced import process
+from scoutfs_fenced.process import Ending
+from support import until
+
+
+def run(script: str, *, limit: float = 20, stdin: bytes = b"") -> tuple[Ending, list[str], float]:
+    """Runs a script; returns its ending, what it said, and how long it took."""
+    said: list[str] = []
+    began = time.monotonic()
+    ending = asyncio.run(
+        process.run(
+            ["/bin/bash", "-c", script],
+            environment=os.environ,
+            limit=limit,
+            stdin=stdin,
+            say=said.append,
+        )
+    )
+    return ending, said, time.monotonic() - began
+
+
+def running(word: str) -> bool:
+    """Whether a process has this word in its command line."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if word.encode() in words:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("status", [0, 1, 255])
+def test_the_exit_status_is_told(status: int) -> None:
+    ending, _, _ = run(f"exit {status}")
+    assert ending == Ending(status=status)
+    assert ending.succeeded == (status == 0)
+    assert str(ending) == f"exit status {status}"
+
+
+def test_a_signal_that_ends_it_is_told() -> None:
+    ending, _, _ = run("kill -9 $$")
+    assert ending == Ending(signal=9)
+    assert not ending.succeeded
+    assert str(ending) == "killed by signal 9"
+
+
+def test_a_command_that_cannot_be_started() -> None:
+    async def start(command: str) -> Ending:
+        return await process.run([command], environment={}, limit=1, say=print)
+
+    files = len(os.listdir("/proc/self/fd"))
+    ending = asyncio.run(start("/nowhere"))
+    assert not ending.succeeded
+    assert str(ending) == "cannot be run: No such file or directory"
+    assert str(asyncio.run(start("/etc/passwd"))) == "cannot be run: Permission denied"
+    assert len(os.listdir("/proc/self/fd")) == files, "no file stays open"
+
+
+def test_a_script_without_a_first_line_is_run_by_the_shell(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("[[ $1 == 'two words' ]] && exit 7\n")
+    script.chmod(0o755)
+    arguments = [str(script), "two words"]
+    ending = asyncio.run(process.run(arguments, environment={}, limit=9, say=print))
+    assert ending == Ending(status=7)
+
+
+def test_its_environment_is_the_given_one_and_a_mark() -> None:
+    said: list[str] = []
+    command = ["/usr/bin/env"]
+    asyncio.run(process.run(command, environment={"A": "b"}, limit=9, say=said.append))
+    assert [line.partition("=")[0] for line in said] == ["A", process.MARK]
+
+
+def test_standard_input_is_what_is_given_of_any_length() -> None:
+    ending, said, _ = run("wc -c", stdin=b"x" * 1_000_000)
+    assert (ending.status, said) == (0, ["1000000"])
+    assert run("exec 0<&-; sleep 0.1", stdin=b"x" * 1_000_000)[0].status == 0
+    assert run("cat; exit 3")[:2] == (Ending(status=3), [])
+
+
+def test_it_has_a_session_of_its_own() -> None:
+    _, said, _ = run("ps -o sid= -p $$ | tr -d ' '; echo $$")
+    assert said[0] == said[1] != str(os.getsid(0))
+
+
+def test_standard_output_and_error_are_said_line_by_line_as_they_come() -> None:
+    _, said, _ = run("echo one; echo two >&2; echo; printf 'th\\033ree\\377'")
+    assert said == ["one", "two", "th ree\N{REPLACEMENT CHARACTER}"]
+
+
+def test_a_limit_ends_it_with_sigterm() -> None:
+    ending, said, seconds = run(
+        "trap 'echo told; exit' TERM; while :; do sleep 0.05; done", limit=0.5
+    )
+    assert ending == Ending(over_limit=0.5)
+    assert not ending.succeeded
+    assert str(ending) == "killed for taking longer than 0.5 s"
+    assert said[-1] == "told"
+    assert 0.5 <= seconds < 0.5 + process.GRACE
+
+
+def test_a_success_after_the_limit_is_none() -> None:
+    ending, _, _ = run("trap 'exit 0' TERM; while :; do sleep 0.05; done", limit=0.3)
+    assert not ending.succeeded
+
+
+def test_one_that_ignores_sigterm_is_killed_with_its_group() -> None:
+    ending, _, seconds = run(
+        "trap '' TERM; sleep 1234.1 & while :; do sleep 1234.2; done", limit=0.3
+    )
+    assert ending.over_limit == 0.3
+    assert 0.3 + process.GRACE <= seconds < 5
+    until(lambda: not running("1234.1") and not running("1234.2"), "all are killed")
+
+
+def test_children_that_went_elsewhere_are_killed_too() -> None:
+    # In another session; in another one whose parent is gone, before the limit and by it.
+    ending, _, _ = run(
+        "setsid sleep 1234.3 & (setsid sleep 1234.4 &) & "
+        "trap '' TERM; setsid sh -c 'trap \"\" TERM; (setsid sleep 1234.5 &) ; sleep 1234.6' & "
+        "sleep 1234.7; sleep 1234.8",
+        limit=0.5,
+    )
+    assert ending.over_limit
+    for number in range(3, 9):
+        until(lambda n=number: not running(f"1234.{n}"), f"the child {number} is killed")  # type: ignore[misc]
+
+
+def test_other_commands_are_let_alone_when_one_is_killed() -> None:
+    async def both() -> tuple[Ending, Ending]:
+        async def one(script: str, limit: float) -> Ending:
+            command = ["/bin/sh", "-c", script]
+            return await process.run(command, environment=os.environ, limit=limit, say=print)
+
+        return await asyncio.gather(
+            one("(setsid sleep 1 &); sleep 1.5", 20), one("(setsid sleep 77 &); sleep 77", 0.5)
+        )
+
+    ending, killed = asyncio.run(both())
+    assert ending == Ending(status=0)
+    assert killed.over_limit
+
+
+def test_one_that_leaves_children_ends_when_it_ends_itself(tmp_path: Path) -> None:
+    """They hold its output open, live on, and may still print."""
+    late = tmp_path / "late"
+
+    async def leave() -> float:
+        began = time.monotonic()
+        ending = await process.run(
+            ["/bin/bash", "-c", f"(sleep 0.4; echo more; echo $? >{late}) & exit 0"],
+            environment=os.environ,
+            limit=20,
+            say=print,
+        )
+        seconds = time.monotonic() - began
+        assert ending.succeeded
+        files = len(os.listdir("/proc/self/fd"))
+        while not late.exists() or not late.read_text():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert len(os.listdir("/proc/self/fd")) < files, "its output is closed once it is gone"
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)  # It is no zombie.
+        return seconds
+
+    assert asyncio.run(leave()) < 0.3
+    assert late.read_text() == "0\n", "printing worked"
+
+
+@pytest.mark.parametrize("script", ["yes", "yes | tr -d '\\n'", "cat /dev/zero"])
+def test_one_that_prints_without_end_costs_neither_memory_nor_log(script: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ending, said, seconds = run(script, limit=1)
+    assert ending.over_limit
+    assert seconds < 1 + process.GRACE + process.TO_DIE
+    assert len(said) <= process.MOST_LINES + 1
+    assert max(map(len, said)) <= process.LONGEST_LINE
+    assert "bytes more, which are left out" in said[-1]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10, "in KiB"
+
+
+def test_one_that_prints_much_is_not_held_up() -> None:
+    ending, said, _ = run("head -c 50000000 /dev/zero | tr '\\0' 'x'; echo; echo end; exit 5")
+    assert ending.status == 5
+    assert said[-1] == f"(and {50_000_000 - process.LONGEST_LINE} bytes more, which are left out)"
+
+
+def test_cancelling_ends_it() -> None:
+    async def cancel(times: int) -> float:
+        script = "trap '' TERM; while :; do sleep 4321.1; done"
+        task = asyncio.ensure_future(
+            process.run(["/bin/sh", "-c", script], environment=os.environ, limit=99, say=print)
+        )
+        while not running("4321.1"):
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        for _ in range(times):
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.05)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not process._running, "nobody waits for it any more"
+        return time.monotonic() - began
+
+    assert process.GRACE <= asyncio.run(cancel(1)) < process.GRACE + 1
+    assert not running("4321.1")
+    assert asyncio.run(cancel(2)) < process.GRACE / 2, "at once, when asked again"
+    assert not running("4321.1")
+
+
+def test_hundreds_at_once() -> None:
+    async def many() -> list[Ending]:
+        command = [sys.executable, "-c", "raise SystemExit(4)"]
+        one = (process.run(command, environment={}, limit=60, say=print) for _ in range(100))
+        return await asyncio.gather(*one)
+
+    assert set(asyncio.run(many())) == {Ending(status=4)}

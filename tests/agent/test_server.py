@@ -1,0 +1,650 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The agent as a process, serving a folder that looks like /sys."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from support import RID, World, alive, remove, result, rid, until, until_result
+
+
+def test_exit_status_0_is_fenced(world: World) -> None:
+    directory = world.request()
+    agent = world.agent("exit 0")
+    until_result(directory, "fenced")
+    agent.says(r"fenced, exit status 0 after [0-9]+[.][0-9]{3} s")
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [("exit 3", "exit status 3"), ("kill -9 $$", "killed by signal 9")],
+)
+def test_anything_else_is_an_error(world: World, script: str, why: str) -> None:
+    directory = world.request()
+    agent = world.agent(script, retries=0)
+    until_result(directory, "error")
+    agent.says(f"could not be fenced, {why} after [0-9]+[.][0-9]{{3}} s")
+
+
+def test_a_command_that_cannot_be_run_is_an_error(world: World) -> None:
+    agent = world.agent(retries=0)
+    (world.folder / "fence-command").unlink()
+    directory = world.request()
+    until_result(directory, "error")
+    agent.says("cannot be run: No such file or directory")
+
+
+def test_the_command_is_told_whom_to_fence(world: World) -> None:
+    world.request(inet="10.1.2.3")
+    world.request(rid(2), address="0.0.0.0", inet="fd00::7")
+    world.request(rid(3), address="10.9.9.9")
+    world.agent(
+        'echo "$SCOUTFS_FENCED_REQ_RID $SCOUTFS_FENCED_REQ_IP $SCOUTFS_FENCED_REQ_REASON'
+        ' $# $1 $2" >>record',
+        run_args="--on two words",
+    )
+    until(lambda: len(world.recorded()) == 3, "all are served")
+    assert sorted(world.recorded()) == [
+        f"{rid(1)} 10.1.2.3 client_recovery 3 --on two",
+        f"{rid(2)} fd00::7 client_recovery 3 --on two",
+        f"{rid(3)} 10.9.9.9 client_recovery 3 --on two",
+    ]
+
+
+def test_the_command_gets_what_the_configuration_exports_and_nothing_of_systemd(
+    world: World,
+) -> None:
+    world.configure("echo $A-$NOTIFY_SOCKET-$WATCHDOG_USEC-$FROM_OUTSIDE >record")
+    with world.configuration.open("a") as configuration:
+        configuration.write("export A=b\n")
+    world.begin(NOTIFY_SOCKET="/nowhere", WATCHDOG_USEC="0", FROM_OUTSIDE="c")
+    world.request()
+    until(world.recorded, "it is served")
+    assert world.recorded() == ["b---c"]
+
+
+def test_every_line_about_a_request_names_it(world: World) -> None:
+    world.request()
+    agent = world.agent("echo something; exit 1", retries=1, retry_pause=0)
+    agent.says("could not be fenced")
+    names = f"rid {RID} address 10.1.2.3 reason client_recovery mount f.000001.r.000002: "
+    lines = agent.log().splitlines()[1:]
+    assert [line[len(names) :][:20] for line in lines if line.startswith(names)] == [
+        f"running {world.folder}/"[:20],
+        "it says: something"[:20],
+        "not fenced yet, exit",
+        "try 2: running /tmp/"[:20],
+        "it says: something"[:20],
+        "could not be fenced,",
+    ]
+
+
+def test_both_places_are_looked_through(world: World) -> None:
+    directories = [world.request(), world.request(mount="scoutfs_fence/0:41")]
+    world.agent()
+    for directory in directories:
+        until_result(directory, "fenced")
+
+
+def test_a_request_made_later_is_served(world: World) -> None:
+    world.agent()
+    until_result(world.request(), "fenced")
+
+
+def test_finished_requests_are_left_alone(world: World) -> None:
+    for number, name in enumerate(("fenced", "error")):
+        (world.request(rid(number)) / name).write_text("1\n")
+    world.agent("touch record")
+    until_result(world.request(rid(9), mount="scoutfs_fence/0:1"), "fenced")
+    world.record.unlink()
+    time.sleep(0.2)
+    assert not world.record.exists()
+
+
+def test_a_request_is_served_once(world: World) -> None:
+    directory = world.request()
+    agent = world.agent("echo x >>record")
+    until_result(directory, "fenced")
+    time.sleep(0.3)
+    assert len(world.recorded()) == 1
+    assert len(agent.lines("running")) == 1
+
+
+@pytest.mark.parametrize("name", ["rid", "ipv4_addr", "reason", "elapsed_secs", "fenced", "error"])
+def test_an_incomplete_directory_waits_for_another_look(world: World, name: str) -> None:
+    directory = world.request()
+    late = (directory / name).read_text()
+    (directory / name).unlink()
+    agent = world.agent()
+    time.sleep(0.2)
+    assert not agent.lines("rid ")
+    (directory / name).write_text(late)
+    until_result(directory, "fenced")
+
+
+def test_what_cannot_be_read_is_said_once(world: World) -> None:
+    directory = world.request()
+    (directory / "elapsed_secs").write_text("soon\n")
+    agent = world.agent()
+    agent.says("cannot read the request .*soon")
+    time.sleep(0.2)
+    assert len(agent.lines("cannot read the request")) == 1
+    (directory / "elapsed_secs").write_text("1\n")
+    until_result(directory, "fenced")
+
+
+def test_no_sysfs_directory_is_no_error(world: World) -> None:
+    world.sysfs.rmdir()
+    agent = world.agent()
+    time.sleep(0.2)
+    agent.stop()
+
+
+# All at once.
+
+
+def test_hosts_are_fenced_at_the_same_time(world: World) -> None:
+    directories = [world.request(rid(n), address=f"10.0.0.{n}") for n in range(8)]
+    world.agent("sleep 1")
+    began = time.monotonic()
+    for directory in directories:
+        until_result(directory, "fenced")
+    assert time.monotonic() - began < 3
+
+
+# Notes how many run at the same time.
+COUNTED = "mkdir -p now; touch now/$$; ls now | wc -l >>record; sleep {}; rm now/$$"
+
+
+def test_one_address_is_fenced_by_one_command_at_a_time(world: World) -> None:
+    directories = [world.request(rid(n), mount=f"scoutfs/{n}") for n in range(4)]
+    world.agent(COUNTED.format(0.2))
+    for directory in directories:
+        until_result(directory, "fenced")
+    assert world.recorded() == ["1"] * 4
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "none"])
+def test_an_unknown_address_is_not_one_host(world: World, address: str) -> None:
+    for number in range(3):
+        world.request(rid(number), address=address)
+    world.agent("echo >>record; while test $(wc -l <record) -lt 3; do sleep 0.05; done")
+    until(lambda: result(world.sysfs / "fs/scoutfs/f.000001.r.000002/fence" / RID), "all run")
+
+
+def test_only_so_many_commands_run_at_a_time(world: World) -> None:
+    directories = [world.request(rid(n), address=f"10.0.0.{n}") for n in range(7)]
+    world.agent(COUNTED.format(0.3), parallel=3)
+    for directory in directories:
+        until_result(directory, "fenced")
+    assert max(map(int, world.recorded())) == 3
+
+
+def test_the_oldest_is_first(world: World) -> None:
+    for number, elapsed in enumerate((3, 9, 1, 7, 5)):
+        world.request(rid(number), address=f"10.0.0.{number}", elapsed=elapsed)
+    world.agent("echo $SCOUTFS_FENCED_REQ_IP >>record", parallel=1)
+    until(lambda: len(world.recorded()) == 5, "all are served")
+    assert world.recorded() == [f"10.0.0.{number}" for number in (1, 3, 4, 0, 2)]
+
+
+def test_a_first_try_is_before_anothers_second(world: World) -> None:
+    for number in range(3):
+        world.request(rid(number), address=f"10.0.0.{number}", elapsed=9 - number)
+    world.agent(
+        "echo $SCOUTFS_FENCED_REQ_IP >>record; sleep 0.1; exit 1",
+        parallel=1,
+        retries=1,
+        retry_pause=0,
+    )
+    until(lambda: len(world.recorded()) == 6, "all are served")
+    assert world.recorded() == [f"10.0.0.{number}" for number in (0, 1, 2)] * 2
+
+
+def test_thousands_of_requests(world: World) -> None:
+    many = 5000
+    directories = [world.request(rid(n), address=f"10.0.{n >> 8}.{n & 255}") for n in range(many)]
+    # Within a limit that does not let all files be open at once.
+    agent = world.agent("exit 0", delay=1, stop_timeout=0.1)
+    until_result(directories[-1], "fenced")
+    files = len(os.listdir(f"/proc/{agent.process.pid}/fd"))
+    assert files < 32 * 8
+    left = set(directories)
+
+    def all_fenced() -> bool:
+        left.difference_update([each for each in left if result(each) == "fenced"])
+        return not left
+
+    until(all_fenced, "all are fenced", 240)
+    # A look over those that are known opens none of their files.
+    ticks = Path(f"/proc/{agent.process.pid}/stat")
+    time.sleep(0.5)
+    before = [int(field) for field in ticks.read_text().rpartition(")")[2].split()[11:13]]
+    time.sleep(2.5)
+    after = [int(field) for field in ticks.read_text().rpartition(")")[2].split()[11:13]]
+    assert sum(after) - sum(before) < 100, "less than a second for two or three looks"
+    assert not agent.lines("unexpected|cannot")
+
+
+# Limits and tries.
+
+
+def test_a_limit_ends_a_command_and_its_children(world: World) -> None:
+    directory = world.request()
+    agent = world.agent(
+        "echo $$ >>record; trap '' TERM; sleep 60 & echo $! >>record; wait; sleep 60",
+        limit=0.5,
+        retries=0,
+    )
+    until_result(directory, "error")
+    agent.says("could not be fenced, killed for taking longer than 0.5 s")
+    for pid in world.recorded():
+        assert not alive(pid), pid
+
+
+def test_the_limit_ends_before_the_kernels_own(world: World) -> None:
+    world.timeout(6)
+    directory = world.request(elapsed=2)
+    began = time.monotonic()
+    agent = world.agent("exec sleep 60")
+    until_result(directory, "error")
+    # It is as old as 3 s, and the margin is a tenth.
+    assert 1.5 < time.monotonic() - began < 3
+    agent.says("running .*, for up to 2[.][34]")
+
+
+def test_a_late_request_is_tried_all_the_same(world: World) -> None:
+    directory = world.request(elapsed=99)
+    failing = world.request(rid(2), address="10.0.0.2", elapsed=99)
+    world.agent("sleep 0.2; test $SCOUTFS_FENCED_REQ_IP = 10.1.2.3")
+    until_result(directory, "fenced")
+    until_result(failing, "error", 5)
+
+
+def test_a_failed_command_is_tried_again(world: World) -> None:
+    directory = world.request()
+    agent = world.agent("echo x >>record; test $(wc -l <record) = 3", retry_pause=0.3)
+    began = time.monotonic()
+    until_result(directory, "fenced")
+    assert time.monotonic() - began > 0.6
+    assert len(world.recorded()) == 3
+    assert len(agent.lines("not fenced yet, exit status 1 .*; another try follows in 0.3 s")) == 2
+    agent.says("try 3: running")
+
+
+def test_error_is_told_only_when_no_time_is_left(world: World) -> None:
+    world.timeout(5)
+    directory = world.request()
+    began = time.monotonic()
+    world.agent("echo x >>record; exit 1", retry_pause=0.5)
+    until_result(directory, "error")
+    assert 2.5 < time.monotonic() - began < 5
+    assert 5 <= len(world.recorded()) <= 8
+
+
+def test_tries_are_counted(world: World) -> None:
+    directory = world.request()
+    world.agent("echo x >>record; exit 1", retries=2, retry_pause=0)
+    until_result(directory, "error")
+    assert len(world.recorded()) == 3
+
+
+def test_a_pause_gives_the_turn_to_others(world: World) -> None:
+    failing = world.request(elapsed=5)
+    others = [world.request(rid(n), mount=f"scoutfs/{n}") for n in (2, 3)]
+    world.agent(f"test $SCOUTFS_FENCED_REQ_RID != {RID}", parallel=1, retry_pause=15)
+    for directory in others:
+        until_result(directory, "fenced")
+    assert result(failing) == ""
+
+
+# Requests that go, or are finished by others.
+
+
+def wait_for_go(then: str = "") -> str:
+    """A script that notes its process id and runs until a file is there."""
+    return f"echo $$ >>record; while ! test -e go; do sleep 0.05; done; {then}"
+
+
+def test_a_command_whose_request_goes_is_ended(world: World) -> None:
+    directory = world.request()
+    agent = world.agent(wait_for_go())
+    until(world.recorded, "it runs")
+    remove(directory)
+    agent.says("nothing more is done, the request is gone")
+    [pid] = world.recorded()
+    until(lambda: not alive(pid), "it is ended")
+
+
+@pytest.mark.parametrize("name", ["fenced", "error"])
+def test_a_command_whose_request_is_finished_elsewhere_is_ended(world: World, name: str) -> None:
+    directory = world.request()
+    agent = world.agent(wait_for_go())
+    until(world.recorded, "it runs")
+    (directory / name).write_text("1\n")
+    agent.says("nothing more is done, the request was finished by somebody else")
+    [pid] = world.recorded()
+    until(lambda: not alive(pid), "it is ended")
+    assert result(directory) == name
+
+
+def test_the_same_rid_again_is_another_request(world: World) -> None:
+    directory = world.request()
+    agent = world.agent(f"trap '' TERM; echo $$ >>record; {wait_for_go()}")
+    until(world.recorded, "it runs")
+    kept = directory.with_name("kept")
+    remove(directory)
+    again = world.request()
+    assert again == directory and not kept.exists()
+    # The first ignores SIGTERM, and the second does not wait for more than that to be over.
+    agent.says("nothing more is done", 5)
+    until(lambda: len(agent.lines("running")) == 2, "the second runs", 5)
+    assert result(again) == ""
+    (world.folder / "go").touch()
+    until_result(again, "fenced")
+
+
+def test_a_result_does_not_reach_a_request_made_again(world: World) -> None:
+    directory = world.request()
+    # It succeeds with the new directory in place, before the agent can have seen that.
+    script = (
+        f"test -e record && exec sleep 60; touch record; rm -r {directory}; mv other {directory}"
+    )
+    shutil.copytree(directory, world.folder / "other")
+    agent = world.agent(script, delay=1)
+    agent.says("running .*\n?")
+    until(lambda: len(agent.lines("running")) == 2, "the new one is served")
+    assert result(directory) == ""
+
+
+def test_one_that_goes_before_its_turn(world: World) -> None:
+    world.request(elapsed=5)
+    waiting = world.request(rid(2), mount="scoutfs/2")
+    agent = world.agent(wait_for_go(), delay=60)
+    until(world.recorded, "the first runs")
+    remove(waiting)
+    (world.folder / "go").touch()
+    agent.says(f"{rid(2)} .*: is gone before its turn came")
+    assert len(world.recorded()) == 1
+
+
+def test_one_that_is_finished_before_its_turn(world: World) -> None:
+    world.request(elapsed=5)
+    waiting = world.request(rid(2), mount="scoutfs/2")
+    agent = world.agent(wait_for_go(), delay=60)
+    until(world.recorded, "the first runs")
+    (waiting / "error").write_text("1\n")
+    (world.folder / "go").touch()
+    agent.says(f"{rid(2)} .*: was finished by somebody else before its turn came")
+    assert len(world.recorded()) == 1
+    assert result(waiting) == "error"
+
+
+# Stopping, and being killed.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_between_two_looks(world: World, number: signal.Signals) -> None:
+    agent = world.agent(delay=60)
+    agent.signal(number)
+    assert agent.wait(10) == 0
+    assert agent.lines("^stopped$")
+
+
+def test_a_signal_lets_running_commands_finish_and_starts_nothing(world: World) -> None:
+    running = world.request(elapsed=5)
+    waiting = world.request(rid(2), mount="scoutfs/2")
+    agent = world.agent(wait_for_go())
+    until(world.recorded, "it runs")
+    agent.signal(signal.SIGTERM)
+    agent.says("waiting up to 30 s for commands that run: 1")
+    later = world.request(rid(3), address="10.0.0.3")
+    time.sleep(0.2)
+    assert agent.process.poll() is None
+    (world.folder / "go").touch()
+    assert agent.wait() == 0
+    assert [result(it) for it in (running, waiting, later)] == ["fenced", "", ""]
+    assert len(world.recorded()) == 1
+
+
+def test_a_failure_while_stopping_is_left_to_the_next_agent(world: World) -> None:
+    directory = world.request()
+    agent = world.agent(wait_for_go("exit 1"))
+    until(world.recorded, "it runs")
+    agent.signal(signal.SIGTERM)
+    agent.says("waiting up to")
+    (world.folder / "go").touch()
+    assert agent.wait() == 0
+    assert agent.lines("not fenced, exit status 1 .*; left to the next agent")
+    assert result(directory) == ""
+
+
+def test_stopping_takes_no_longer_than_its_bound(world: World) -> None:
+    directory = world.request()
+    agent = world.agent(f"trap '' TERM; {wait_for_go()}", stop_timeout=0.5)
+    until(world.recorded, "it runs")
+    began = time.monotonic()
+    agent.stop()
+    assert 0.5 <= time.monotonic() - began < 4
+    assert agent.lines("killing commands that still run: 1")
+    [pid] = world.recorded()
+    assert not alive(pid)
+    assert result(directory) == ""
+    (world.folder / "go").touch()
+    world.begin()
+    until_result(directory, "fenced")
+
+
+def test_a_second_signal_kills_at_once(world: World) -> None:
+    directory = world.request()
+    agent = world.agent(f"trap '' TERM; {wait_for_go()}")
+    until(world.recorded, "it runs")
+    agent.signal(signal.SIGTERM)
+    agent.says("waiting up to")
+    began = time.monotonic()
+    agent.stop()
+    assert time.monotonic() - began < 0.8, "without the grace that others get"
+    assert result(directory) == ""
+
+
+def test_another_takes_over_from_one_that_is_killed(world: World) -> None:
+    directories = [world.request(rid(n), address=f"10.0.0.{n}") for n in range(3)]
+    agent = world.agent(wait_for_go())
+    until(lambda: len(world.recorded()) == 3, "all run")
+    agent.process.kill()
+    agent.process.wait()
+    orphans = world.recorded()
+    (world.folder / "go").touch()
+    until(lambda: not any(alive(pid) for pid in orphans), "they end")
+    assert [result(directory) for directory in directories] == ["", "", ""]
+    world.agent("exit 0")
+    for directory in directories:
+        until_result(directory, "fenced")
+
+
+def test_a_second_agent_says_so_and_ends(world: World) -> None:
+    first = world.agent()
+    second = world.begin()
+    assert second.wait() == 1
+    assert second.log() == (
+        "scoutfs-fenced: another agent is running, with the process id "
+        f"{first.process.pid}; stop that one first\n"
+    )
+    until_result(world.request(), "fenced")
+    first.stop()
+    world.begin().says("serving")
+
+
+def test_two_at_once_are_one(world: World) -> None:
+    world.configure("exit 0")
+    agents = [world.begin() for _ in range(4)]
+    until(lambda: sum(it.process.poll() is not None for it in agents) == 3, "all but one end")
+    assert sorted(it.process.poll() or 0 for it in agents) == [0, 1, 1, 1]
+
+
+def test_commands_do_not_hold_the_lock(world: World) -> None:
+    world.request()
+    agent = world.agent("echo x >>record; sleep 3")
+    until(world.recorded, "it runs")
+    agent.process.kill()
+    agent.process.wait()
+    world.begin().says("serving", 2)
+
+
+def test_no_folder_for_the_lock(world: World) -> None:
+    world.configure("exit 0")
+    agent = world.begin(RUNTIME_DIRECTORY="/proc/nowhere")
+    assert agent.wait() == 1
+    assert "scoutfs-fenced: /proc/nowhere/lock cannot be made" in agent.log()
+
+
+# The configuration.
+
+
+def test_a_mistake_in_the_configuration_is_one_sentence(world: World) -> None:
+    agent = world.begin()
+    assert agent.wait() == 1
+    assert re.fullmatch(
+        f"scoutfs-fenced: {world.configuration}: the configuration cannot be read: .*\n",
+        agent.log(),
+    )
+    world.configuration.write_text("SCOUTFS_FENCED_RUN=/bin/true\nSCOUTFS_FENCED_DELAY=often\n")
+    agent = world.begin()
+    assert agent.wait() == 1
+    assert agent.log() == (
+        f"scoutfs-fenced: {world.configuration}, line 2: "
+        "SCOUTFS_FENCED_DELAY must be a positive number of seconds, not 'often'\n"
+    )
+
+
+def test_sighup_reads_the_configuration_again(world: World) -> None:
+    agent = world.agent("exit 1", delay=60)
+    world.configure("echo new >>record")
+    agent.signal(signal.SIGHUP)
+    agent.says("serving fence requests as .* says now")
+    until_result(world.request(), "fenced", 5)
+    assert world.recorded() == ["new"]
+
+
+def test_sighup_lets_commands_run_on_and_more_of_them(world: World) -> None:
+    directories = [world.request(rid(n), address=f"10.0.0.{n}") for n in range(3)]
+    agent = world.agent(wait_for_go(), parallel=1)
+    until(world.recorded, "the first runs")
+    world.configure(wait_for_go(), parallel=3)
+    agent.signal(signal.SIGHUP)
+    until(lambda: len(world.recorded()) == 3, "all run")
+    (world.folder / "go").touch()
+    for directory in directories:
+        until_result(directory, "fenced")
+
+
+def test_sighup_with_a_mistake_keeps_the_old_configuration(world: World) -> None:
+    agent = world.agent("echo old >>record")
+    world.configuration.write_text("#\nSCOUTFS_FENCED_RUN=/nowhere\n")
+    agent.signal(signal.SIGHUP)
+    agent.says(
+        f"the configuration stays as it was: {world.configuration}, line 2: "
+        "SCOUTFS_FENCED_RUN is not an executable file: /nowhere"
+    )
+    until_result(world.request(), "fenced")
+    assert world.recorded() == ["old"]
+
+
+def test_sighup_with_a_configuration_that_hangs_holds_nobody_up(world: World) -> None:
+    agent = world.agent("echo old >>record")
+    world.configuration.write_text("sleep 60\n")
+    agent.signal(signal.SIGHUP)
+    time.sleep(0.2)
+    until_result(world.request(), "fenced", 5)
+    agent.stop()
+
+
+# The log, and the status.
+
+
+def test_a_reader_of_the_log_that_goes_does_not_end_the_agent(world: World) -> None:
+    world.configure("exit 0")
+    reading, writing = os.pipe()
+    agent = world.begin(output=writing)
+    os.close(writing)
+    assert b"serving" in os.read(reading, 100)
+    os.close(reading)
+    for number in range(2):
+        until_result(world.request(rid(number)), "fenced")
+    assert agent.process.poll() is None
+
+
+def test_a_reader_of_the_log_that_stands_still_does_not_stop_the_agent(world: World) -> None:
+    world.configure("yes; exit 0", limit=0.3, retries=0)
+    reading, writing = os.pipe()
+    world.begin(output=writing)
+    os.close(writing)
+    for number in range(20):
+        directory = world.request(rid(number), address=f"10.0.0.{number}")
+    until_result(directory, "error")
+    os.close(reading)
+
+
+def test_the_status_tells_what_is_done(world: World) -> None:
+    running = world.request(elapsed=4)
+    address = world.request(rid(2), mount="scoutfs/2", elapsed=3)
+    slot = world.request(rid(3), address="10.0.0.3", elapsed=2)
+    agent = world.agent(wait_for_go(), parallel=1)
+    until(world.recorded, "it runs")
+    status = world.status()
+    assert status["pid"] == agent.process.pid
+    assert abs(status["since"] - time.time()) < 20
+    assert status["configuration"] == str(world.configuration)
+    assert status["stopping"] is False
+    requests = status["requests"]
+    assert [it["directory"] for it in requests] == [str(running), str(address), str(slot)]
+    assert [it["state"] for it in requests] == [
+        "running",
+        "waiting-for-address",
+        "waiting-for-slot",
+    ]
+    first = requests[0]
+    assert (first["rid"], first["address"], first["reason"], first["mount"], first["attempt"]) == (
+        RID,
+        "10.1.2.3",
+        "client_recovery",
+        "f.000001.r.000002",
+        1,
+    )
+    assert first["doing"].startswith(f"running {world.folder}/fence-command, for up to ")
+    assert 4 < first["age"] < 15 and abs(first["age"] + first["left"] - 30) < 0.01
+    assert 0 <= first["for"] < 10
+    (world.folder / "go").touch()
+    until_result(slot, "fenced")
+    until(lambda: world.status()["requests"][2]["state"] == "done", "it is done")
+    assert world.status()["requests"][2]["result"] == "exit status 0"
+    assert (world.runtime / "status").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_status_of_one_that_pauses(world: World) -> None:
+    world.request()
+    world.agent("exit 5", retry_pause=15)
+    until(lambda: world.status()["requests"][0]["state"] == "pausing", "it pauses")
+    [request] = world.status()["requests"]
+    assert (request["attempt"], request["result"]) == (1, "exit status 5")
+
+
+def test_who_asks_for_the_status_and_goes_does_no_harm(world: World) -> None:
+    for number in range(50):
+        (world.request(rid(number), mount="scoutfs_fence/0:1") / "fenced").write_text("1\n")
+    agent = world.agent()
+    for _ in range(20):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(world.runtime / "status"))
+        connection.close()
+    until_result(world.request(), "fenced")
+    assert world.status()["pid"] == agent.process.pid
+    agent.stop()
+    assert not agent.lines("Traceback|exception")
