@@ -14,7 +14,6 @@ pub(crate) mod inet;
 pub(crate) mod jiffies;
 pub(crate) mod kobject;
 pub(crate) mod kstrtox;
-pub(crate) mod list;
 pub(crate) mod memalloc;
 pub(crate) mod module;
 pub(crate) mod super_block;

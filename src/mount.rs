@@ -51,19 +51,19 @@ use crate::{
             Kobject,
             Set, //
         },
-        list::{
-            self,
-            list_item,
-            List,
-            ListArc,
-            ListLinks, //
-        },
         memalloc::NofsScope,
         module,
         super_block::Device,
         wait_queue::WaitQueue, //
     },
-    request::Request, //
+    request::Request,
+    requests::{
+        Entry,
+        Finished,
+        ReasonRoom,
+        Requests,
+        Room, //
+    }, //
 };
 use core::net::IpAddr;
 use kernel::{
@@ -102,7 +102,7 @@ pub(crate) struct Mount {
     #[pin]
     directories: Mutex<Directories>,
     #[pin]
-    requests: SpinLock<Requests>,
+    requests: SpinLock<Requests<Listed>>,
     #[pin]
     changed: WaitQueue,
 }
@@ -118,6 +118,8 @@ pub(crate) struct Shared {
 /// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
 struct Directories {
     by_rid: RBTree<u64, Announced>,
+    /// How many requests there were so far.
+    started: u64,
     /// The parent of all requests' directories, until the mount is destroyed.
     fence: Option<Directory>,
     /// The parent of that, where it is ours.
@@ -141,35 +143,15 @@ impl Drop for Announced {
     }
 }
 
-/// What the spinlock protects.
-struct Requests {
-    /// In the order of their start.
-    list: List<Listed>,
-    /// How many requests of this mount have failed so far.
-    failures: u64,
-    /// How often there were requests that a stop dropped.
-    drops: u64,
-    /// How often the leader stepped down.
-    stops: u64,
-    /// Whether this is the end: nothing is listed any more.
-    destroyed: bool,
-    /// When [`Mount::run`] is going to look for requests that have timed out.
-    alarm: Option<Deadline>,
-}
-
 /// A request, and the mount that it is listed at.
 #[pin_data]
 pub(crate) struct Listed {
     mount: MountRef,
-    rid: u64,
-    request: LockedBy<Request, Requests>,
+    number: u64,
+    request: LockedBy<Request, Requests<Self>>,
     #[pin]
     announcement: Announcement<Self>,
-    #[pin]
-    links: ListLinks,
 }
-
-list_item!(Listed, links);
 
 /// What tells the directory of one mount from that of every other.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -197,13 +179,6 @@ impl Parent<'_> {
     }
 }
 
-/// What [`Mount::next`] tells of a request.
-pub(crate) struct Finished {
-    pub(crate) rid: u64,
-    pub(crate) reason: c_int,
-    pub(crate) error: bool,
-}
-
 /// How many requests that time out at once are told of together.
 const BATCH: usize = 16;
 
@@ -220,19 +195,12 @@ impl Mount {
         let fence = Directory::create(c_str!("fence"), parent.kobject())?;
         let directories = Directories {
             by_rid: RBTree::new(),
+            started: 0,
             fence: Some(fence),
             parent: match parent {
                 Parent::Ours(directory) => Some(directory),
                 Parent::TheFilesystems(_) => None,
             },
-        };
-        let requests = Requests {
-            list: List::new(),
-            failures: 0,
-            drops: 0,
-            stops: 0,
-            destroyed: false,
-            alarm: None,
         };
         Arc::pin_init(
             DelayedWork::new(try_pin_init!(Self {
@@ -240,7 +208,7 @@ impl Mount {
                 place,
                 shared,
                 directories <- new_mutex!(directories, "scoutfs_fence_directories"),
-                requests <- new_spinlock!(requests, "scoutfs_fence_requests"),
+                requests <- new_spinlock!(Requests::new(), "scoutfs_fence_requests"),
                 changed <- WaitQueue::new(),
             })),
             GFP_KERNEL,
@@ -273,34 +241,36 @@ impl Mount {
         }
 
         let request = Request::new(rid, address, reason, jiffies(), module::timeout_ms());
-        let listed = ListArc::pin_init(
+        let number = directories.started;
+        let listed = Arc::pin_init(
             try_pin_init!(Listed {
                 mount: this.clone(),
-                rid,
+                number,
                 request: LockedBy::new(&this.requests, request),
                 announcement <- Announcement::new(),
-                links <- ListLinks::new(),
             }),
             GFP_KERNEL,
         )?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let directory = directory::create(&this.shared.directory, fence, listed.clone_arc())?;
+        let room = Room::new()?;
+        let directory = directory::create(&this.shared.directory, fence, listed.clone())?;
         let directory = Arc::new(directory, GFP_KERNEL)?;
         events::requested(&this.name, rid, address, listed.look(Request::reason_name));
         directories
             .by_rid
             .insert(node.into_node(rid, Announced::new(directory)));
-        Mount::list(this, listed);
+        directories.started += 1;
+        Mount::list(this, listed, room);
         Ok(())
     }
 
     /// Puts a request, whose directory is complete, on the list.
-    fn list(this: &MountRef, listed: ListArc<Listed>) {
-        let request = listed.clone_arc();
+    fn list(this: &MountRef, listed: Arc<Listed>, room: Room<Listed>) {
         let mut requests = this.requests.lock();
-        requests.list.push_back(listed);
         let now = jiffies();
-        if let Some(remaining) = request.request.access(&requests).remaining(now) {
+        let remaining = listed.request.access(&requests).remaining(now);
+        requests.list(listed, room);
+        if let Some(remaining) = remaining {
             Mount::set_alarm(this, &mut requests, now, remaining);
             return;
         }
@@ -311,7 +281,12 @@ impl Mount {
 
     /// Lets [`Mount::run`] look for requests that have timed out in `remaining` jiffies, or sooner
     /// where that is planned. The caller holds the spinlock.
-    fn set_alarm(this: &MountRef, requests: &mut Requests, now: Jiffies, remaining: Jiffies) {
+    fn set_alarm(
+        this: &MountRef,
+        requests: &mut Requests<Listed>,
+        now: Jiffies,
+        remaining: Jiffies,
+    ) {
         // The span of newer requests can be shorter: root may have changed the parameter.
         if requests
             .alarm
@@ -324,21 +299,12 @@ impl Mount {
 
     /// The oldest finished request, which stays listed. Never sleeps.
     pub(crate) fn next(&self) -> Option<Finished> {
-        let requests = self.requests.lock();
-        requests.list.iter().find_map(|listed| {
-            let request = listed.request.access(&requests);
-            request.is_finished().then(|| Finished {
-                rid: request.rid(),
-                reason: request.reason(),
-                error: request.has_failed(),
-            })
-        })
+        self.requests.lock().next()
     }
 
     /// Whether any listed request carries the reason. Never sleeps.
     pub(crate) fn reason_pending(&self, reason: c_int) -> bool {
-        let requests = self.requests.lock();
-        requests.any(|request| request.carries(reason))
+        self.requests.lock().any_with(reason)
     }
 
     /// Takes a request off the list, finished or not, and its directory away. May sleep.
@@ -349,7 +315,7 @@ impl Mount {
     pub(crate) fn free(&self, rid: u64) -> Result {
         let mut directories = self.directories.lock();
         let directory = directories.by_rid.remove(&rid).ok_or(ENOENT)?;
-        let listed = self.requests.lock().remove(rid);
+        let listed = self.requests.lock().remove(directory.0.subject());
         self.changed.wake_up_all();
         // Removed before the mutex is given up, so that a new request for this rid can have the
         // directory's name.
@@ -372,12 +338,12 @@ impl Mount {
         };
         let outcome = self.changed.wait_event_timeout(timeout, || {
             let requests = self.requests.lock();
-            if requests.failures != failures || requests.any(Request::has_failed) {
+            if requests.failures != failures || requests.any_failed() {
                 Some(Err(EIO))
             } else if requests.drops != drops || requests.destroyed {
                 Some(Err(ESHUTDOWN.into()))
             } else {
-                (!requests.any(|request| !request.is_fenced())).then_some(Ok(()))
+                (!requests.any_unanswered()).then_some(Ok(()))
             }
         });
         outcome.map_or(Err(ETIMEDOUT.into()), |(outcome, _)| outcome)
@@ -398,7 +364,7 @@ impl Mount {
             if requests.stops != stops || requests.destroyed {
                 Some(Err(ESHUTDOWN))
             } else {
-                requests.any(Request::is_finished).then_some(Ok(()))
+                requests.any_finished().then_some(Ok(()))
             }
         });
         let Some((outcome, remaining)) = outcome else {
@@ -411,7 +377,7 @@ impl Mount {
     /// Whether no request is listed, and whether a listed one has failed. Never sleeps.
     pub(crate) fn drained(&self) -> (bool, bool) {
         let requests = self.requests.lock();
-        (requests.list.is_empty(), requests.any(Request::has_failed))
+        (requests.is_empty(), requests.any_failed())
     }
 
     /// Drops every request; new ones can be made again. May sleep.
@@ -434,48 +400,30 @@ impl Mount {
     }
 
     fn drop_requests(&self, directories: &mut Directories) {
-        let list = {
+        let dropped = {
             let mut requests = self.requests.lock();
             requests.stops += 1;
-            requests.drops += u64::from(!requests.list.is_empty());
-            core::mem::replace(&mut requests.list, List::new())
+            requests.drops += u64::from(!requests.is_empty());
+            requests.clear()
         };
         self.changed.wake_up_all();
-        if list.is_empty() {
+        let count = dropped.count();
+        if count == 0 {
             return;
         }
         // Removed while the caller holds the mutex, so that new requests can have the same names.
         directories.by_rid = RBTree::new();
-        events::dropped(&self.name, list.into_iter().count());
+        events::dropped(&self.name, count);
     }
 
     /// Marks requests that nobody answered in time as failed, and says which, [`BATCH`] of them at
     /// the most. Where that was all, sets the alarm for the next one.
     fn expire(this: &MountRef) -> [Option<Arc<Listed>>; BATCH] {
-        let mut overdue: [Option<Arc<Listed>>; BATCH] = [const { None }; BATCH];
-        let mut places = overdue.iter_mut();
-        let mut next: Option<Jiffies> = None;
-
         let mut requests = this.requests.lock();
         let now = jiffies();
         requests.alarm = None;
-        for listed in &requests.list {
-            match listed.request.access(&requests).remaining(now) {
-                None => {}
-                Some(0) => match places.next() {
-                    Some(place) => *place = Some(listed.into()),
-                    None => break,
-                },
-                Some(remaining) => {
-                    next = Some(next.map_or(remaining, |next| next.min(remaining)));
-                }
-            }
-        }
-        for listed in overdue.iter().flatten() {
-            listed.request.access_mut(&mut requests).fail();
-            requests.failures += 1;
-        }
-        if let Some(remaining) = next {
+        let overdue = [(); BATCH].map(|()| requests.expire(now));
+        if let Some(remaining) = requests.remaining(now) {
             Mount::set_alarm(this, &mut requests, now, remaining);
         }
         overdue
@@ -503,16 +451,13 @@ impl Run for Mount {
     }
 }
 
-impl Requests {
-    /// Whether any listed request matches.
-    fn any(&self, matches: impl Fn(&Request) -> bool) -> bool {
-        let mut list = self.list.iter();
-        list.any(|listed| matches(listed.request.access(self)))
+impl Entry for Listed {
+    fn request(&self) -> &LockedBy<Request, Requests<Self>> {
+        &self.request
     }
 
-    /// Takes a request off the list.
-    fn remove(&mut self, rid: u64) -> Option<ListArc<Listed>> {
-        list::remove_first(&mut self.list, |listed| listed.rid == rid)
+    fn number(&self) -> u64 {
+        self.number
     }
 }
 
@@ -527,12 +472,10 @@ impl Listed {
         else {
             return Ok(());
         };
-        let room = KVec::with_capacity(count + 1, GFP_KERNEL)?;
+        let reasons = KVec::with_capacity(count + 1, GFP_KERNEL)?;
+        let room = ReasonRoom::new()?;
         let mut requests = self.mount.requests.lock();
-        let old = self
-            .request
-            .access_mut(&mut requests)
-            .add_reason(reason, room);
+        let old = requests.add_reason(self, reason, reasons, room);
         drop(requests);
         old.map(drop)
     }
@@ -545,8 +488,8 @@ impl Subject for Listed {
 
     fn fenced(&self) -> Result {
         let mut requests = self.mount.requests.lock();
-        let request = self.request.access_mut(&mut requests);
-        let news = request.fence()?;
+        let news = requests.fence(self)?;
+        let request = self.request.access(&requests);
         let (rid, elapsed_ms) = (request.rid(), request.elapsed_ms(jiffies()));
         drop(requests);
         if news {
@@ -559,9 +502,8 @@ impl Subject for Listed {
 
     fn error(&self) {
         let mut requests = self.mount.requests.lock();
-        let request = self.request.access_mut(&mut requests);
-        let (rid, news) = (request.rid(), request.fail());
-        requests.failures += u64::from(news);
+        let news = requests.fail(self);
+        let rid = self.request.access(&requests).rid();
         drop(requests);
         if news {
             self.mount.changed.wake_up_all();

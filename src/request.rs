@@ -117,6 +117,14 @@ impl Request {
         self.reason == reason || self.further_reasons.contains(&reason)
     }
 
+    /// One of the reasons; the first is number 0.
+    pub(crate) fn nth_reason(&self, number: usize) -> Option<c_int> {
+        match number.checked_sub(1) {
+            None => Some(self.reason),
+            Some(further) => self.further_reasons.get(further).copied(),
+        }
+    }
+
     /// How many reasons there are besides the first.
     pub(crate) fn further_reasons(&self) -> usize {
         self.further_reasons.len()
@@ -185,6 +193,11 @@ impl Request {
     /// How many milliseconds the request may wait for an answer.
     pub(crate) fn timeout_ms(&self) -> u32 {
         self.timeout_ms
+    }
+
+    /// The moment until which there is time for an answer, or `None` once there is one.
+    pub(crate) fn deadline(&self) -> Option<Jiffies> {
+        (!self.is_finished()).then(|| self.deadline.moment())
     }
 
     /// How many jiffies are left for an answer, or `None` once there is one.

@@ -12,7 +12,8 @@
 //!
 //! - [`abi`]: the exported C functions;
 //! - [`registry`]: which mount belongs to which superblock;
-//! - [`mount`]: the requests of one mount, their lock, their timeout, and who waits for them;
+//! - [`mount`]: one mount, the lock of its requests, their timeout, and who waits for them;
+//! - [`requests`]: which of them are listed, and how it stands with them;
 //! - [`events`]: what programs and the log are told of it;
 //! - [`directory`]: a request's files in sysfs;
 //! - [`request`]: one request and its states;
@@ -29,6 +30,7 @@ mod linux;
 mod mount;
 mod registry;
 mod request;
+mod requests;
 
 use kernel::prelude::*;
 

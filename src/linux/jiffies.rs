@@ -58,6 +58,12 @@ impl Deadline {
         self.span.saturating_sub(self.elapsed(now))
     }
 
+    /// The moment itself, by which deadlines are ordered: a counter of 64 bits wraps in theory only.
+    pub(crate) fn moment(&self) -> Jiffies {
+        const { assert!(Jiffies::BITS == 64) };
+        self.set.saturating_add(self.span)
+    }
+
     /// The jiffies from the moment at which the deadline was set to `now`.
     pub(crate) fn elapsed(&self, now: Jiffies) -> Jiffies {
         now.wrapping_sub(self.set)
