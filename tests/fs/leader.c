@@ -265,6 +265,8 @@ void fence_test_leader_step_down(struct fence_test_leader *leader)
 
 void fence_test_leader_show(struct fence_test_leader *leader, char *buf, size_t size)
 {
+	/* A shutdown that has begun is shown once it is over: nothing is left then. */
+	flush_work(&leader->shutdown);
 	spin_lock(&leader->lock);
 	snprintf(buf, size, "0 leading=%d reclaimed=%d error=%d\n", leader->state == LEADING,
 		 leader->reclaimed, leader->error);
