@@ -5,6 +5,7 @@
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
+# make fuzz           compare the module with its model; STEPS=, SEED= and KERNEL= as wanted
 # make lint           run every check of the sources
 # make fmt            format the sources
 # make install        install the module for KDIR's kernel, and the agent
@@ -18,6 +19,9 @@ KERNEL ?=
 CASE ?=
 FENCE_KO ?=
 SHORT ?=
+STEPS ?= 100000
+SEED ?= $(shell shuf -i 1-999999999 -n 1)
+PLANT ?=
 PREFIX ?= /usr/local
 
 lab := scripts/lab/lab
@@ -26,7 +30,7 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test bench lint fmt install clean lab-module
+.PHONY: module demo test bench fuzz lint fmt install clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -69,6 +73,12 @@ bench: $(if $(FENCE_KO),,lab-module)
 	$(lab) setup $(lab_kernel)
 	$(lab) run tests/bench/run --kernel $(lab_kernel) \
 		$(if $(FENCE_KO),--module $(FENCE_KO)) $(if $(SHORT),--short)
+
+# It takes as long as it takes; a guest that hangs is silent, and killed for that.
+fuzz: lab-module
+	$(lab) run env FENCE_TEST_SECONDS=1000000 FENCE_TEST_STEPS=$(STEPS) FENCE_TEST_SEED=$(SEED) \
+		FENCE_TEST_PLANT=$(PLANT) tests/run --kernel $(lab_kernel) \
+		--case the-module-does-what-the-model-does
 
 lint:
 	$(lab) setup stock

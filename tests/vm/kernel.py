@@ -134,6 +134,11 @@ class KernelLog:
             text = message.split("\n", 1)[0]
             self._lines.append(LogLine(int(head.split(",", 1)[0]) & 7, text))
 
+    def skip(self) -> None:
+        """Forgets the lines that there are so far."""
+        os.lseek(self._file, 0, os.SEEK_END)
+        self._lines.clear()
+
     def complaints(self) -> list[str]:
         return [
             line.text
