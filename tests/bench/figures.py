@@ -209,3 +209,15 @@ def size_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
             f"{bound * 1e6:.0f}",
             nanoseconds <= bound * 1e6,
         )
+
+
+def by_pending(found: Found) -> dict[str, dict[str, float]]:
+    """What each function takes with so many requests, where the finished one stands worst."""
+    return {
+        function: {
+            count: max(places[place][count]["median"] for place in ("nowhere", "front", "back"))
+            for count in places["nowhere"]
+        }
+        for function, places in found["functions"].items()
+        if "nowhere" in places
+    }
