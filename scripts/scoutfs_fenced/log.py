@@ -31,10 +31,15 @@ SUBJECT = ("rid", "address", "reason", "mount")
 
 def event(message: str, *, level: int = INFORMATION, **fields: str) -> None:
     """Tells that something has happened."""
+    text = line(message, fields)
+    if not (_leads_to_journal() and to_journal(text, level, fields)):
+        _print(text)
+
+
+def line(message: str, fields: dict[str, str]) -> str:
+    """What people read, with what it is about at its beginning."""
     subject = " ".join(f"{name} {fields[name]}" for name in SUBJECT if name in fields)
-    line = f"{subject}: {message}" if subject else message
-    if not (_leads_to_journal() and _send(line, level, fields)):
-        _print(line)
+    return f"{subject}: {message}" if subject else message
 
 
 def _leads_to_journal() -> bool:
@@ -46,18 +51,19 @@ def _leads_to_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
 
 
-def _send(line: str, level: int, fields: dict[str, str]) -> bool:
+def to_journal(text: str, level: int, fields: dict[str, str]) -> bool:
+    """Puts a line and its fields into the journal; returns whether there is one."""
     entry = {
-        "MESSAGE": line,
+        "MESSAGE": text,
         "PRIORITY": str(level),
         "SYSLOG_IDENTIFIER": IDENTIFIER,
         **{f"SCOUTFS_FENCE_{name.upper()}": value for name, value in fields.items()},
     }
     # A value with a line's end in it would begin the next field.
-    text = "".join(f"{name}={value}\n" for name, value in _one_line_each(entry))
+    message = "".join(f"{name}={value}\n" for name, value in _one_line_each(entry))
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as journal:
-            journal.sendto(text.encode(errors="replace"), JOURNAL)
+            journal.sendto(message.encode(errors="replace"), JOURNAL)
     except OSError:
         return False
     return True
@@ -67,11 +73,11 @@ def _one_line_each(entry: dict[str, str]) -> list[tuple[str, str]]:
     return [(name, value.replace("\n", " ")) for name, value in entry.items()]
 
 
-def _print(line: str) -> None:
-    text = line.replace("\n", " ").encode(errors="replace")[: LONGEST - 1] + b"\n"
+def _print(text: str) -> None:
+    encoded = text.replace("\n", " ").encode(errors="replace")[: LONGEST - 1] + b"\n"
     try:
         # A pipe that is full gets no line: its reader may never go on.
         if select.select([], [1], [], 0)[1]:
-            os.write(1, text)
+            os.write(1, encoded)
     except (OSError, ValueError):
         pass

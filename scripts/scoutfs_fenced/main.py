@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The command line of scoutfs-fenced.
 
-Without a subcommand it is the agent. The parts of it, each in a file of its own:
+Without a command it is the agent. The parts of it, each in a file of its own:
 
   configuration  what an administrator decides
   request        a request's directory in sysfs
@@ -13,6 +13,12 @@ Without a subcommand it is the agent. The parts of it, each in a file of its own
   status         answers whoever asks how it stands
   instance       that there is only one agent on a host
   log, notify    what systemd and people are told
+
+The commands, which are read only where they are given, because most starts are the agent's:
+
+  report         shows the requests, and what is done about them
+  check          tests the configuration and the fence devices
+  acknowledge    passes on an administrator's own word
 """
 
 from __future__ import annotations
@@ -28,23 +34,59 @@ from scoutfs_fenced.instance import InstanceError, become_the_one, folder
 from scoutfs_fenced.server import Server
 from scoutfs_fenced.status import answer_at
 
+# What sysexits.h calls a mistake in the configuration. systemd does not try again after it.
+EX_CONFIG = 78
+
 
 def main() -> int:
     """Does what the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="scoutfs-fenced",
-        description="Serves the fence requests that the kernel publishes in sysfs.",
-        epilog=f"The configuration is {configuration.DEFAULT_PATH}, "
-        f"or the file that {configuration.PATH_VARIABLE} names.",
-    )
-    parser.add_argument("--sysfs", default="/sys", help="where sysfs is mounted (%(default)s)")
-    arguments = parser.parse_args()
+    arguments = _parse()
+    if arguments.command == "status":
+        from scoutfs_fenced.report import report
+
+        return report(arguments.sysfs, arguments.json)
+    if arguments.command == "ack":
+        from scoutfs_fenced.acknowledge import acknowledge
+
+        return acknowledge(arguments.sysfs, arguments.rid, arguments.mount)
     try:
+        if arguments.command == "check":
+            return asyncio.run(check())
         asyncio.run(serve(arguments.sysfs))
-    except (ConfigurationError, InstanceError) as error:
+    except ConfigurationError as error:
+        print(f"scoutfs-fenced: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except InstanceError as error:
         print(f"scoutfs-fenced: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scoutfs-fenced",
+        description="Serves the fence requests that the kernel publishes in sysfs, "
+        "unless one of the commands below is given.",
+        epilog=f"The configuration is {configuration.DEFAULT_PATH}, "
+        f"or the file that {configuration.PATH_VARIABLE} names. See scoutfs-fenced(8).",
+    )
+    parser.add_argument("--sysfs", default="/sys", help="where sysfs is mounted (%(default)s)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    status = commands.add_parser("status", help="show the requests, and what is done about them")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    commands.add_parser("check", help="test configuration and fence devices; switches nothing off")
+    ack = commands.add_parser("ack", help="say yourself that the host of a request is off")
+    ack.add_argument("--mount", help="whose request, where several mounts ask for the same")
+    ack.add_argument("rid", help="the mount that is to be fenced, as status shows it")
+    return parser.parse_args()
+
+
+async def check() -> int:
+    """Tests the configuration and the fence devices; returns the exit status."""
+    from scoutfs_fenced import check as tests
+
+    settings = await configuration.read(configuration.chosen_path(), print)
+    return 1 if await tests.check(settings) else 0
 
 
 async def serve(sysfs: str) -> None:

@@ -105,6 +105,17 @@ def look_at(directory: str, sysfs: str) -> tuple[Request, bool]:
         return request, "1" in (value("fenced"), value("error"))
 
 
+def outcome(directory: str) -> str:
+    """What has become of a request: pending, fenced or failed; OSError where it is gone."""
+    with ExitStack() as opened:
+        top = _open_directory(directory, opened)
+        for name, meaning in (("error", "failed"), ("fenced", "fenced")):
+            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=top), "rb", buffering=0) as file:
+                if _read(file.fileno()) == "1":
+                    return meaning
+    return "pending"
+
+
 class Files:
     """A request's files, held open from before its command starts.
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`scoutfs-fenced status`: which requests there are, and what is being done about each.
+
+The requests and what has become of them are read from sysfs. The agent is asked what it does; where
+none runs, the requests are still shown. As JSON the report has these members:
+
+  agent      null where none runs, else what status.py tells, without the requests
+  requests   a list, the one with the least time left first, each with
+    directory, rid, address, reason, mount, age, left   as status.py tells them
+    outcome  pending, fenced or failed
+    agent    null where the agent does not know it, else its state, doing, for, attempt and result
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from scoutfs_fenced.instance import folder
+from scoutfs_fenced.request import find, look_at, outcome
+
+SECONDS_TO_ANSWER = 10.0
+
+HEADINGS = ("RID", "ADDRESS", "REASON", "MOUNT", "AGE", "LEFT", "STATE")
+
+
+class NoAnswer(Exception):
+    """Why an agent that runs does not tell how it stands, as a sentence."""
+
+
+def report(sysfs: str, as_json: bool) -> int:
+    """Prints the report; returns the exit status, which is 1 where no agent tells anything."""
+    try:
+        agent, why = _ask(), "no agent is running; start it with: systemctl start scoutfs-fenced"
+    except NoAnswer as error:
+        agent, why = None, str(error)
+    requests = _requests(sysfs, agent.pop("requests") if agent else [])
+    if as_json:
+        print(json.dumps({"agent": agent, "requests": requests}, indent=2))
+    else:
+        _print_table(requests)
+    if agent is None:
+        print(f"scoutfs-fenced: {why}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _ask() -> dict[str, Any] | None:
+    """What the agent tells; None where there is none."""
+    path = os.path.join(folder(), "status")
+    answer = b""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(SECONDS_TO_ANSWER)
+            connection.connect(path)
+            while part := connection.recv(1 << 16):
+                answer += part
+        told: dict[str, Any] = json.loads(answer)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except PermissionError as error:
+        raise NoAnswer("only root may ask the agent; run this as root") from error
+    except (OSError, ValueError) as error:
+        raise NoAnswer(f"the agent does not answer at {path}: {error}") from error
+    return told
+
+
+def _requests(sysfs: str, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_directory = {(each["directory"], each["rid"]): each for each in told}
+    requests = []
+    for directory, _inode in find(sysfs):
+        # It may go at any moment.
+        with suppress(OSError, ValueError):
+            request, _finished = look_at(directory, sysfs)
+            now = time.monotonic()
+            known = by_directory.get((directory, request.rid), {})
+            requests.append(
+                {
+                    "directory": directory,
+                    **request.fields(),
+                    "age": known.get("age", round(now - request.made, 3)),
+                    "left": known.get("left", round(request.deadline - now, 3)),
+                    "outcome": outcome(directory),
+                    "agent": {name: known[name] for name in AGENTS} if known else None,
+                }
+            )
+    return sorted(requests, key=lambda request: float(request["left"]))
+
+
+AGENTS = ("state", "doing", "for", "attempt", "result")
+
+
+def _print_table(requests: list[dict[str, Any]]) -> None:
+    rows = [HEADINGS, *(_row(request) for request in requests)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+
+
+def _row(request: dict[str, Any]) -> tuple[str, ...]:
+    pending = request["outcome"] == "pending"
+    return (
+        request["rid"],
+        request["address"],
+        request["reason"],
+        request["mount"],
+        f"{request['age']:.0f} s",
+        f"{request['left']:.0f} s" if pending else "-",
+        _state(request["agent"]) if pending else request["outcome"],
+    )
+
+
+def _state(work: dict[str, Any] | None) -> str:
+    """What the agent does for a request that is pending."""
+    if work is None:
+        return "pending, and no agent at work on it"
+    state: str = work["doing"] or work["state"].replace("-", " ")
+    state += f"; {work['for']:.0f} s so far"
+    if work["attempt"] > 1:
+        state += f", try {work['attempt']}"
+    if work["result"]:
+        state += f"; before: {work['result']}"
+    return state
