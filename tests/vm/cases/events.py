@@ -59,6 +59,16 @@ def until(listener: Listener, count: int) -> list[Event]:
     return events
 
 
+def write_in_vain(fenced: Request, failed: Request) -> None:
+    """What can be written to finished requests and changes nothing."""
+    fenced.set_fenced()
+    failed.set_error()
+    fails_with(ESTALE, failed.set_fenced)
+    for request in (fenced, failed):
+        for file in ("fenced", "error"):
+            fails_with(EINVAL, request.write, file, "0")
+
+
 @case
 def uevents_tell_the_life_of_a_request(case: Case) -> None:
     """Add, change and remove are sent by when start, the write and free return, wherever it is."""
@@ -165,12 +175,7 @@ def uevents_come_only_where_something_happened(case: Case) -> None:
         for rid in (1, 2):
             for reason in range(3):
                 equal(mount.start(rid, reason=reason), 0)
-        one.set_fenced()
-        two.set_error()
-        fails_with(ESTALE, two.set_fenced)
-        for request in (one, two):
-            for file in ("fenced", "error"):
-                fails_with(EINVAL, request.write, file, "0")
+        write_in_vain(one, two)
         mount.next()
         mount.wait_fenced(0)
         mount.wait_next(0)
@@ -308,12 +313,7 @@ def polls_do_not_wake_without_a_change(case: Case) -> None:
     one.set_fenced()
     two.set_error()
     with polling(one) as files, polling(two) as other_files:
-        one.set_fenced()
-        two.set_error()
-        fails_with(ESTALE, two.set_fenced)
-        for request in (one, two):
-            for file in ("fenced", "error"):
-                fails_with(EINVAL, request.write, file, "0")
+        write_in_vain(one, two)
         equal(mount.start(1, reason=1), 0)
         mount.started(3).set_fenced()
         equal(mount.free(3), 0)
