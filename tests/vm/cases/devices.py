@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Fence devices: from the kernel by way of the agent and fence_ipmilan to a BMC, and back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EIO
+from pathlib import Path
+
+from bmc import PASSWORD, Bmc
+from case import Case, case
+from cases.agent import Agent, agent
+from fence import Finished, equal, true
+
+# An emulated guest takes many times as long as a host to start the programs that are written in
+# Python, of which each fencing needs two.
+SECONDS = 120
+
+
+@contextmanager
+def bmc_in(folder: Path) -> Iterator[Bmc]:
+    it = Bmc(folder)
+    it.begin()
+    try:
+        yield it
+    finally:
+        it.end()
+
+
+def use(it: Agent, bmc: Bmc, *, retries: int = 1) -> None:
+    """Has the agent fence one host by the BMC, and all others by a command."""
+    hosts = it.folder / "hosts"
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\n{bmc.parameters()}")
+    it.configure("exit 0", hosts=hosts, retries=retries)
+
+
+@case
+def device_switches_a_host_off(case: Case) -> None:
+    """A host with a BMC is fenced by it: the chassis is off before the waiter hears of it."""
+    case.set_timeout_ms(SECONDS * 1000)
+    mount = case.mount()
+    with agent() as it, bmc_in(it.folder) as bmc:
+        use(it, bmc)
+        it.begin()
+        request = mount.started(0xAA, "10.0.0.11")
+        equal(mount.waiter(SECONDS * 1000).answer(SECONDS), 0)
+        true(not bmc.is_on(), "the host is off")
+        equal([request.read("fenced"), request.read("error")], ["1\n", "0\n"])
+        equal(mount.next(), Finished(0xAA))
+        # Its status is asked for after it was switched off, by fence_ipmilan and for the proof.
+        calls = bmc.calls()
+        equal(calls[calls.index("set power 0") :], ["set power 0", "get power", "get power"])
+        true(not it.called_with(), "no command was run")
+        said = it.output.read_text()
+        true("node1 level 1 by fence_ipmilan" in said, f"the log tells how: {said}")
+        true(PASSWORD not in said, "the log does not tell the password")
+
+
+@case
+def device_is_found_by_an_ipv6_address(case: Case) -> None:
+    """A host is known by any of its addresses; one that has no device is for the command."""
+    case.set_timeout_ms(SECONDS * 1000)
+    mount = case.mount()
+    with agent() as it, bmc_in(it.folder) as bmc:
+        use(it, bmc)
+        it.begin()
+        equal(mount.start_addr(0xAA, "fd00::12"), 0)
+        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        equal(it.called_with(), [f"{0xAA:016x},fd00::12"])
+        true(bmc.is_on(), "the other host is on")
+        equal(mount.start_addr(0xBB, "fd00::11"), 0)
+        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        equal(len(it.called_with()), 1)
+        true(not bmc.is_on(), "the host is off")
+
+
+@case
+def device_that_fails_is_an_error(case: Case) -> None:
+    """Where the BMC refuses, the request fails, and the command is not run in its place."""
+    case.set_timeout_ms(SECONDS * 1000)
+    mount = case.mount()
+    with agent() as it, bmc_in(it.folder) as bmc:
+        use(it, bmc, retries=0)
+        bmc.password_file.write_text("another\n")
+        case.expect_error_line(mount, 0xAA)
+        it.begin()
+        request = mount.started(0xAA, "10.0.0.11")
+        request.until_failed(SECONDS)
+        equal(mount.wait_fenced(0), -EIO)
+        true(bmc.is_on(), "the host is on")
+        true(not it.called_with(), "no command was run")
