@@ -97,6 +97,7 @@ install: module
 	install -d $(DESTDIR)$(PREFIX)/sbin $(agent)/scoutfs_fenced
 	install -m 755 scripts/scoutfs-fenced $(agent)/scoutfs-fenced
 	install -m 644 scripts/scoutfs_fenced/*.py $(agent)/scoutfs_fenced/
+	install -m 755 scripts/scoutfs_fenced/ipmitool-password-file $(agent)/scoutfs_fenced/
 	ln -sf ../lib/scoutfs-fenced/scoutfs-fenced $(DESTDIR)$(PREFIX)/sbin/scoutfs-fenced
 	install -d $(units)
 	sed 's|@sbindir@|$(PREFIX)/sbin|' scripts/systemd/scoutfs-fenced.service >$(units)/scoutfs-fenced.service

@@ -53,7 +53,7 @@ async def fence(
             failures.append(f"{device}: {error}")
             say(failures[-1])
         else:
-            return f"{device} says that it is off"
+            return f"proven off at {device}"
     raise DeviceError("; ".join(failures))
 
 
@@ -68,8 +68,9 @@ async def _fence_by(
     end = time.monotonic() + seconds
 
     async def call(action: str) -> process.Ending:
-        doing(f"{device}: {action}")
-        return await _call(device, action, end - time.monotonic(), environment, say)
+        left = end - time.monotonic()
+        doing(f"{device}: {action}, for up to {left:.3f} s")
+        return await _call(device, action, left, environment, say)
 
     ending = await call("off")
     if not ending.succeeded:
@@ -125,7 +126,7 @@ async def _call(
         environment=environment,
         limit=seconds,
         stdin="".join(f"{name}={value}\n" for name, value in lines.items()).encode(),
-        say=lambda line: say(f"{device}: {action}: {hide(line)}"),
+        say=lambda line: say(f"{device}: {action} says: {hide(line)}"),
     )
 
 

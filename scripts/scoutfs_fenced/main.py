@@ -9,6 +9,8 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   server         which request gets what, and when
   turns          whose command may run now
   fencing        how the host of one request is fenced
+  hosts          which devices fence which host
+  device         fences a host by its devices
   process        one command, run to its end or to its limit
   status         answers whoever asks how it stands
   instance       that there is only one agent on a host

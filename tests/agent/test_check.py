@@ -47,7 +47,7 @@ def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert out[1] == "ok      node1 level 1 by fence_it (10.0.0.1, fd00::1): it is on"
     assert out[2] == "ok      node2 level 1 by fence_it (10.0.0.2, fd00::2): it is off"
     assert "FAILED  node3 level 1 by fence_it (10.0.0.3, fd00::3): status failed, exit" in out[3]
-    assert any("status: password=***" in line for line in out[4:-1])
+    assert any("status says: password=***" in line for line in out[4:-1])
     assert "FAILED  node4" in out[-1]
     assert "killed for taking longer" in out[-1]
     assert SECRET not in "\n".join(out)

@@ -53,9 +53,10 @@ class Outcome:
 def test_off_and_then_status_prove_it(fake: Fake) -> None:
     """The host is switched off, and its status is asked for, with all parameters both times."""
     outcome = Outcome(fake.level())
-    assert outcome.by == "node1 level 1 by fence_it says that it is off"
+    assert outcome.by == "proven off at node1 level 1 by fence_it"
     assert fake.actions() == ["off", "status"]
-    assert outcome.done == ["node1 level 1 by fence_it: off", "node1 level 1 by fence_it: status"]
+    said = "node1 level 1 by fence_it: "
+    assert [line.split(",")[0] for line in outcome.done] == [said + "off", said + "status"]
     for action in ("off", "status"):
         given = (fake.folder / f"input.{action}").read_text().splitlines()
         assert sorted(given) == sorted(
@@ -114,10 +115,10 @@ def test_reboot_without_proof_stays_as_it_is(fake: Fake) -> None:
 
 def test_levels_in_order(fake: Fake, other: Fake) -> None:
     """The next level is tried where the one before failed, and only there."""
-    assert Outcome(fake.level(), other.level(level=2)).by.startswith("node1 level 1")
+    assert Outcome(fake.level(), other.level(level=2)).by.startswith("proven off at node1 level 1")
     assert not other.actions()
     outcome = Outcome(fake.does("off", "exit 1").level(), other.level(level=2))
-    assert outcome.by.startswith("node1 level 2")
+    assert outcome.by.startswith("proven off at node1 level 2")
     assert other.actions() == ["off", "status"]
     assert "node1 level 1 by fence_it: off failed, exit status 1" in outcome.said
     both = Outcome(fake.level(), other.does("status", "exit 0").level(level=2))
@@ -129,7 +130,7 @@ def test_last_level_has_its_turn(fake: Fake, other: Fake) -> None:
     """A level that hangs leaves the ones after it their share of the time."""
     fake.does("off", "trap '' TERM; sleep 100 & wait; sleep 100")
     outcome = Outcome(fake.level(), other.level(level=2), seconds=6)
-    assert outcome.by.startswith("node1 level 2")
+    assert outcome.by.startswith("proven off at node1 level 2")
     assert 3 <= outcome.seconds < 6
     hanging = Outcome(fake.level(), fake.level(level=2), seconds=2)
     assert hanging.problem.count("killed for taking longer") == 2
@@ -138,7 +139,7 @@ def test_last_level_has_its_turn(fake: Fake, other: Fake) -> None:
 def test_limit_of_a_level(fake: Fake, other: Fake) -> None:
     """A level's own limit ends it before its share does."""
     outcome = Outcome(fake.does("off", "sleep 100").level(limit=0.5), other.level(level=2))
-    assert outcome.by.startswith("node1 level 2")
+    assert outcome.by.startswith("proven off at node1 level 2")
     assert outcome.seconds < 5
 
 
@@ -159,8 +160,8 @@ def test_secret_is_in_no_log(fake: Fake) -> None:
         'echo "$input"; echo "$input" >&2; printf "password: [%s]" "$input"; exit 1\n',
     )
     outcome = Outcome(fake.level())
-    assert "node1 level 1 by fence_it: off: ip=10.0.9.11" in outcome.said
-    assert "node1 level 1 by fence_it: off: password=***" in outcome.said
+    assert "node1 level 1 by fence_it: off says: ip=10.0.9.11" in outcome.said
+    assert "node1 level 1 by fence_it: off says: password=***" in outcome.said
     told = "\n".join([*outcome.said, outcome.problem])
     assert SECRET not in told
     assert "hunter2" not in told
@@ -238,7 +239,7 @@ def test_bmc_switches_the_host_off(tmp_path: Path, bmc: Bmc) -> None:
     """With fence_ipmilan and a BMC, the power goes off, and is proven to."""
     outcome = Outcome(*levels(tmp_path, bmc.parameters()))
     assert (outcome.by, outcome.problem) == (
-        "node1 level 1 by fence_ipmilan says that it is off",
+        "proven off at node1 level 1 by fence_ipmilan",
         "",
     )
     assert not bmc.is_on()
@@ -273,7 +274,7 @@ def test_bmc_that_cannot_be_reached(tmp_path: Path, bmc: Bmc) -> None:
     assert "off failed, killed for taking longer than 4 s" in outcome.problem
     assert bmc.is_on()
     outcome = Outcome(*levels(tmp_path, nobody, bmc.parameters()), seconds=10)
-    assert outcome.by == "node1 level 2 by fence_ipmilan says that it is off"
+    assert outcome.by == "proven off at node1 level 2 by fence_ipmilan"
     assert not bmc.is_on()
 
 

@@ -20,6 +20,8 @@ from scoutfs_fenced.hosts import (
     read_secret,
 )
 
+SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "scoutfs-fenced.hosts"
+
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
@@ -214,6 +216,18 @@ def test_ipmitool_reads_the_password_itself(tmp_path: Path, secret: Path) -> Non
     text = begin + f"password_file = {secret}\nipmitool_path = /opt/tool\n"
     assert mistake(tmp_path, text)[0] == 5
     assert mistake(tmp_path, begin + f"hexadecimal_kg_file = {secret}\n")[0] == 4
+
+
+def test_sample(tmp_path: Path, agent: Path, secret: Path) -> None:
+    """The sample is a file of hosts as it stands, but for agents and secrets that are not here."""
+    text = SAMPLE.read_text()
+    assert "/etc/scoutfs/bmc.password" in text
+    text = re.sub(r"^(\w+_file) = .*", rf"\1 = {secret}", text, flags=re.MULTILINE)
+    text = text.replace("fence_apc_snmp", str(agent))
+    hosts = read(tmp_path, text)
+    assert [(host.name, len(host.devices)) for host in hosts] == [("node1", 2), ("node2", 1)]
+    assert [device.level for device in hosts.devices("fd00::11")] == [1, 2]
+    assert dict(hosts.devices("10.0.0.11")[1].secrets) == {"community": str(secret)}
 
 
 def configured(tmp_path: Path, text: str) -> Configuration:
