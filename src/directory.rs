@@ -138,3 +138,62 @@ fn expect_true(text: &CStr) -> Result {
         Err(EINVAL)
     }
 }
+
+#[cfg(kunit)]
+mod tests {
+    use super::*;
+    use crate::linux::kunit::{
+        check_eq,
+        suite, //
+    };
+
+    suite!(
+        scoutfs_fence_directory,
+        [
+            true_values_are_taken,
+            everything_else_is_invalid,
+            booleans_are_shown_as_digits,
+        ]
+    );
+
+    fn true_values_are_taken() {
+        for text in [
+            c_str!("1"),
+            c_str!("1\n"),
+            c_str!("y\n"),
+            c_str!("Y"),
+            c_str!("on\n"),
+            c_str!("ON"),
+        ] {
+            check_eq!(expect_true(text), Ok(()));
+        }
+    }
+
+    fn everything_else_is_invalid() {
+        for text in [
+            c_str!(""),
+            c_str!("\n"),
+            c_str!(" 1"),
+            c_str!("0"),
+            c_str!("0\n"),
+            c_str!("n"),
+            c_str!("off\n"),
+            c_str!("2"),
+            c_str!("-1"),
+            c_str!("o"),
+            c_str!("fenced"),
+            c_str!("\u{ff}1"),
+        ] {
+            check_eq!(expect_true(text), Err(EINVAL));
+        }
+    }
+
+    fn booleans_are_shown_as_digits() {
+        for (value, text) in [(false, "0\n"), (true, "1\n")] {
+            let mut buffer = [0; 8];
+            let mut page = Text::new(&mut buffer);
+            check_eq!(show_bool(&mut page, value), Ok(()));
+            check_eq!(page.written(), text.as_bytes());
+        }
+    }
+}

@@ -14,6 +14,8 @@ pub(crate) mod inet;
 pub(crate) mod jiffies;
 pub(crate) mod kobject;
 pub(crate) mod kstrtox;
+#[cfg(kunit)]
+pub(crate) mod kunit;
 pub(crate) mod memalloc;
 pub(crate) mod module;
 pub(crate) mod super_block;

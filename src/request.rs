@@ -210,3 +210,163 @@ impl Request {
         jiffies64_to_msecs(self.deadline.elapsed(now))
     }
 }
+
+#[cfg(kunit)]
+mod tests {
+    use super::*;
+    use crate::linux::kunit::{
+        check,
+        check_eq,
+        suite, //
+    };
+    use core::net::Ipv6Addr;
+
+    suite!(
+        scoutfs_fence_request,
+        [
+            a_new_request_is_pending,
+            every_transition_is_as_the_diagram_has_it,
+            only_the_first_time_is_news,
+            reasons_have_names,
+            further_reasons_leave_the_first_alone,
+            time_passes_until_there_is_an_answer,
+            the_deadline_is_the_same_across_a_wrap,
+            only_ipv4_addresses_are_shown_as_such,
+        ]
+    );
+
+    const RID: u64 = 0x0123_4567_89ab_cdef;
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
+
+    fn request_of(reason: c_int) -> Request {
+        Request::new(RID, ADDRESS, reason, 1000, 30_000)
+    }
+
+    fn request() -> Request {
+        request_of(0)
+    }
+
+    /// What can be seen of the state.
+    fn seen(request: &Request) -> (bool, bool, bool) {
+        (
+            request.is_fenced(),
+            request.has_failed(),
+            request.is_finished(),
+        )
+    }
+
+    const PENDING: (bool, bool, bool) = (false, false, false);
+    const FENCED: (bool, bool, bool) = (true, false, true);
+    const FAILED: (bool, bool, bool) = (false, true, true);
+
+    fn in_state(state: (bool, bool, bool)) -> Request {
+        let mut request = request();
+        request.state = match state {
+            FENCED => State::Fenced,
+            FAILED => State::Failed,
+            _ => State::Pending,
+        };
+        request
+    }
+
+    fn a_new_request_is_pending() {
+        let request = request_of(1);
+        check_eq!(request.rid(), RID);
+        check_eq!(request.address(), ADDRESS);
+        check_eq!(request.timeout_ms(), 30_000);
+        check_eq!(request.reason(), 1);
+        check_eq!(request.further_reasons(), 0);
+        check_eq!(seen(&request), PENDING);
+    }
+
+    fn every_transition_is_as_the_diagram_has_it() {
+        for (from, to) in [(PENDING, FENCED), (FENCED, FENCED), (FAILED, FAILED)] {
+            let mut request = in_state(from);
+            check_eq!(seen(&request), from);
+            check_eq!(request.fence().is_err(), from == FAILED);
+            check_eq!(seen(&request), to);
+        }
+        for from in [PENDING, FENCED, FAILED] {
+            let mut request = in_state(from);
+            request.fail();
+            check_eq!(seen(&request), FAILED);
+        }
+    }
+
+    fn only_the_first_time_is_news() {
+        let mut request = request();
+        check_eq!(request.fence(), Ok(true));
+        check_eq!(request.fence(), Ok(false));
+        check!(request.fail());
+        check!(!request.fail());
+        check_eq!(request.fence(), Err(ESTALE.into()));
+    }
+
+    fn reasons_have_names() {
+        for (reason, name) in [
+            (0, "client_recovery"),
+            (1, "client_reconnect"),
+            (2, "quorum_block_leader"),
+            (3, "unknown"),
+            (-1, "unknown"),
+            (c_int::MAX, "unknown"),
+            (c_int::MIN, "unknown"),
+        ] {
+            check_eq!(request_of(reason).reason_name(), name);
+        }
+    }
+
+    /// Adds a reason, with as much room as is asked for.
+    fn add(request: &mut Request, reason: c_int) {
+        let room = KVec::with_capacity(request.further_reasons() + 1, GFP_KERNEL);
+        check!(room.is_ok_and(|room| request.add_reason(reason, room).is_ok()));
+    }
+
+    fn further_reasons_leave_the_first_alone() {
+        let mut request = request_of(2);
+        for (count, reason) in [1, -7, c_int::MAX].into_iter().enumerate() {
+            check!(!request.carries(reason));
+            add(&mut request, reason);
+            check!(request.carries(reason));
+            check_eq!(request.further_reasons(), count + 1);
+        }
+        for reason in [2, 1, -7, c_int::MAX] {
+            check!(request.carries(reason));
+        }
+        check!(!request.carries(0));
+        check_eq!(request.reason(), 2);
+        check_eq!(request.reason_name(), "quorum_block_leader");
+    }
+
+    fn time_passes_until_there_is_an_answer() {
+        let mut request = request();
+        let span = msecs_to_jiffies(30_000);
+        check_eq!(request.remaining(1000), Some(span));
+        check_eq!(request.remaining(1000 + span - 1), Some(1));
+        check_eq!(request.remaining(1000 + span), Some(0));
+        check_eq!(request.remaining(1000 + 2 * span), Some(0));
+        check_eq!(request.elapsed_ms(1000), 0);
+        check_eq!(request.elapsed_ms(1000 + span), 30_000);
+        check_eq!(request.elapsed_ms(1000 + 2 * span), 60_000);
+        check!(request.fail());
+        check_eq!(request.remaining(1000), None);
+        check_eq!(request.elapsed_ms(1000 + span), 30_000);
+    }
+
+    fn the_deadline_is_the_same_across_a_wrap() {
+        let request = Request::new(RID, ADDRESS, 0, Jiffies::MAX - 1, 30_000);
+        let span = msecs_to_jiffies(30_000);
+        check_eq!(request.remaining(Jiffies::MAX - 1), Some(span));
+        check_eq!(request.remaining(0), Some(span - 2));
+        check_eq!(request.remaining(span - 2), Some(0));
+        check_eq!(request.elapsed_ms(span - 2), 30_000);
+    }
+
+    fn only_ipv4_addresses_are_shown_as_such() {
+        check_eq!(request().ipv4_address(), Ipv4Addr::new(10, 0, 0, 7));
+        let address = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let request = Request::new(RID, address, 0, 0, 100);
+        check_eq!(request.address(), address);
+        check_eq!(request.ipv4_address(), Ipv4Addr::UNSPECIFIED);
+    }
+}

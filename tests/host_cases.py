@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Cases about the files that the build reads and writes; they need no guest."""
 
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+import variants
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -53,21 +53,9 @@ def build_of(kdir: Path, change: Callable[[Path], None]) -> tuple[bool, str]:
     """Builds a copy of the module's sources with a change; whether that worked, and its output."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        # Nothing that a build left, so that nothing is taken for up to date.
-        shutil.copy(TOP / "Kbuild", copy)
-        for part in ("include", "src"):
-            ignored = shutil.ignore_patterns("*.o", ".*.cmd", "*_generated.rs")
-            shutil.copytree(TOP / part, copy / part, ignore=ignored)
+        variants.copy_sources(copy)
         change(copy)
-        environment = {name: os.environ[name] for name in os.environ if "MAKE" not in name}
-        build = subprocess.run(
-            ["make", "-C", kdir, f"M={copy}", "modules"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        return build.returncode == 0, build.stdout
+        return variants.build(kdir, copy)
 
 
 @case

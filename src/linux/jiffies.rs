@@ -69,3 +69,56 @@ impl Deadline {
         now.wrapping_sub(self.set)
     }
 }
+
+#[cfg(kunit)]
+mod tests {
+    use super::*;
+    use crate::linux::kunit::{
+        check,
+        check_eq,
+        suite, //
+    };
+
+    suite!(
+        scoutfs_fence_jiffies,
+        [
+            spans_last_at_least_as_long_as_asked_for,
+            jiffies_never_go_back,
+            a_deadline_passes_once,
+            a_deadline_does_not_mind_a_wrap,
+        ]
+    );
+
+    fn spans_last_at_least_as_long_as_asked_for() {
+        for msecs in [0, 1, 3, 4, 5, 100, 999, 30_000, 3_600_000] {
+            let span = msecs_to_jiffies(msecs);
+            check!(jiffies64_to_msecs(span) >= u64::from(msecs));
+            check!(span == 0 || jiffies64_to_msecs(span - 1) < u64::from(msecs));
+        }
+        check_eq!(msecs_to_jiffies(0), 0);
+        check_eq!(msecs_to_jiffies(1), 1);
+    }
+
+    fn jiffies_never_go_back() {
+        let earlier = jiffies();
+        check!(jiffies().wrapping_sub(earlier) <= MAX_SCHEDULE_TIMEOUT);
+    }
+
+    fn a_deadline_passes_once() {
+        let deadline = Deadline::new(100, 7);
+        for (now, elapsed, remaining) in [(100, 0, 7), (106, 6, 1), (107, 7, 0), (108, 8, 0)] {
+            check_eq!(deadline.elapsed(now), elapsed);
+            check_eq!(deadline.remaining(now), remaining);
+        }
+        check_eq!(Deadline::new(100, 0).remaining(100), 0);
+        check_eq!(Deadline::new(0, Jiffies::MAX).remaining(Jiffies::MAX), 0);
+    }
+
+    fn a_deadline_does_not_mind_a_wrap() {
+        let deadline = Deadline::new(Jiffies::MAX - 2, 7);
+        for (now, elapsed, remaining) in [(Jiffies::MAX, 2, 5), (0, 3, 4), (4, 7, 0), (9, 12, 0)] {
+            check_eq!(deadline.elapsed(now), elapsed);
+            check_eq!(deadline.remaining(now), remaining);
+        }
+    }
+}

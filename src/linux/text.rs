@@ -22,6 +22,12 @@ impl<'a> Text<'a> {
     pub(crate) fn length(&self) -> usize {
         self.length
     }
+
+    /// What has been written so far.
+    #[cfg(kunit)]
+    pub(crate) fn written(&self) -> &[u8] {
+        &self.buffer[..self.length]
+    }
 }
 
 impl fmt::Write for Text<'_> {
@@ -33,5 +39,41 @@ impl fmt::Write for Text<'_> {
             .copy_from_slice(text.as_bytes());
         self.length = end;
         Ok(())
+    }
+}
+
+#[cfg(kunit)]
+mod tests {
+    use super::*;
+    use crate::linux::kunit::{
+        check_eq,
+        suite, //
+    };
+    use fmt::Write as _;
+
+    suite!(
+        scoutfs_fence_text,
+        [
+            a_buffer_takes_what_fits,
+            what_does_not_fit_is_not_written, //
+        ]
+    );
+
+    fn a_buffer_takes_what_fits() {
+        let mut buffer = [0; 8];
+        let mut text = Text::new(&mut buffer);
+        check_eq!(write!(text, "{:04x}", 0xab), Ok(()));
+        check_eq!(write!(text, "cdef"), Ok(()));
+        check_eq!(text.written(), b"00abcdef");
+        check_eq!(text.length(), 8);
+        check_eq!(write!(text, ""), Ok(()));
+    }
+
+    fn what_does_not_fit_is_not_written() {
+        let mut buffer = [0; 4];
+        let mut text = Text::new(&mut buffer);
+        check_eq!(text.write_str("ab"), Ok(()));
+        check_eq!(text.write_str("cde"), Err(fmt::Error));
+        check_eq!(text.written(), b"ab");
     }
 }

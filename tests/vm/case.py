@@ -115,7 +115,7 @@ def _unmount(mount: Mount) -> bool:
         # Calls that a failed case has left waiting return, and let go of the mount.
         mount.destroy()
         watch = Stopwatch()
-        while mount.is_mounted() and watch.seconds() < SECONDS_TO_LET_GO:
+        while mount.is_mounted() and watch.seconds() < SECONDS_TO_LET_GO * kernel.PATIENCE:
             time.sleep(0.01)
             with suppress(OSError):
                 mount.unmount()
@@ -127,6 +127,8 @@ def _unmount(mount: Mount) -> bool:
 
 CaseFunction = Callable[[Case], None]
 ALL: dict[str, CaseFunction] = {}
+# The option of the kernel's configuration that a case needs, where it needs one.
+OPTIONS: dict[str, str] = {}
 
 
 def case(function: CaseFunction) -> CaseFunction:
@@ -136,3 +138,13 @@ def case(function: CaseFunction) -> CaseFunction:
     assert function.__doc__, f"{name} does not say what it promises"
     ALL[name] = function
     return function
+
+
+def case_with(option: str) -> Callable[[CaseFunction], CaseFunction]:
+    """Makes a function a case for the kernels that have this option in their configuration."""
+
+    def with_option(function: CaseFunction) -> CaseFunction:
+        OPTIONS[function.__name__.replace("_", "-")] = option
+        return case(function)
+
+    return with_option

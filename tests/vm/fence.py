@@ -68,7 +68,8 @@ class Stopwatch:
         true(self.seconds() >= seconds - 0.050, f"took {seconds} s ({self.seconds():.3f} s)")
 
     def at_most(self, seconds: float) -> None:
-        true(self.seconds() <= seconds, f"took no more than {seconds} s ({self.seconds():.3f} s)")
+        limit = seconds * kernel.PATIENCE
+        true(self.seconds() <= limit, f"took no more than {limit} s ({self.seconds():.3f} s)")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Call:
 
     def numbers(self, within: float = 10) -> list[int]:
         """What was returned, and what else was told."""
-        if not self.has_ended(within):
+        if not self.has_ended(within * kernel.PATIENCE):
             raise CaseFailed(f"'{self.command}' has not returned within {within} s")
         text = self._read()
         if not text:
@@ -373,7 +374,7 @@ class Leader(Mount):
     def until(self, wanted: Standing, within: float = 20) -> None:
         watch = Stopwatch()
         while self.standing() != wanted:
-            if watch.seconds() > within:
+            if watch.seconds() > within * kernel.PATIENCE:
                 equal(self.standing(), wanted, f"the leader's standing after {within} s")
             time.sleep(0.01)
 

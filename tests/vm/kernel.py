@@ -4,6 +4,7 @@
 import ctypes
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +19,17 @@ FENCE_SYSFS = Path("/sys/fs/scoutfs_fence")
 SCOUTFS_SYSFS = Path("/sys/fs/scoutfs")
 TIMEOUT_MS = Path(f"/sys/module/{FENCE}/parameters/timeout_ms")
 
+KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+
+# How much longer things may take: a kernel that watches itself is slow.
+PATIENCE = 4 if KMEMLEAK.exists() or Path("/sys/kernel/debug/kcsan").exists() else 1
+
 MNT_DETACH = 2
 # The numbers of x86_64; the C library has no functions for these two.
 SYS_DELETE_MODULE = 176
 SYS_FINIT_MODULE = 313
+
+TAINT_TEST = 1 << 18
 
 # Levels of the kernel's log.
 WARNING = 4
@@ -49,8 +57,9 @@ def is_loaded(module: str) -> bool:
     return Path("/sys/module", module).exists()
 
 
-def load(module: str, parameters: str = "") -> None:
-    file = os.open(MODULES / f"{module}.ko", os.O_RDONLY | os.O_CLOEXEC)
+def load(module: str, parameters: str = "", build: str = "") -> None:
+    """Loads a module; `build` names the folder of one that is not the usual."""
+    file = os.open(MODULES / build / f"{module}.ko", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.syscall(SYS_FINIT_MODULE, file, parameters.encode(), 0):
             _raise_errno(f"load {module}")
@@ -80,7 +89,17 @@ def set_parameter(module: str, parameter: str, value: object) -> None:
 
 
 def taints() -> int:
-    return int(Path("/proc/sys/kernel/tainted").read_text())
+    """What happened to the kernel, but for unit tests."""
+    return int(Path("/proc/sys/kernel/tainted").read_text()) & ~TAINT_TEST
+
+
+def leaks() -> list[str]:
+    """What was allocated and nobody points at any more, with where it was allocated."""
+    # Only what is five seconds old is looked at, and only what two scans find is told of.
+    time.sleep(5)
+    for _ in range(2):
+        KMEMLEAK.write_text("scan\n")
+    return [text for text in KMEMLEAK.read_text().split("unreferenced object ") if text]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the other cases have left in the kernel's memory; runs after all of them."""
+
+import kernel
+from case import Case, case_with
+from fence import CaseFailed
+
+
+@case_with("CONFIG_DEBUG_KMEMLEAK")
+def nothing_is_leaked(case: Case) -> None:
+    """Of what was allocated since the kernel booted, nothing is left that nobody knows of."""
+    # While it is loaded the module's functions have names.
+    leaks = kernel.leaks()
+    if not leaks:
+        kernel.unload_both()
+        leaks = kernel.leaks()
+    if leaks:
+        raise CaseFailed(f"{len(leaks)} leaks, the first of them at {leaks[0]}")
