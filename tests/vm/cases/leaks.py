@@ -9,10 +9,5 @@ from fence import CaseFailed
 @case_with("CONFIG_DEBUG_KMEMLEAK")
 def nothing_is_leaked(case: Case) -> None:
     """Of what was allocated since the kernel booted, nothing is left that nobody knows of."""
-    # While it is loaded the module's functions have names.
-    leaks = kernel.leaks()
-    if not leaks:
-        kernel.unload_both()
-        leaks = kernel.leaks()
-    if leaks:
+    if leaks := kernel.leaks():
         raise CaseFailed(f"{len(leaks)} leaks, the first of them at {leaks[0]}")

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# Linux 6.12 from Debian 13's source, with Rust and no more than the guest needs:
+#
+#     make_linux FOLDER [VARIABLE=VALUE...]
+#
+# The variables are for make. The maker that calls it defines a function `options`, which prints
+# what it sets besides what stands here.
+
+source_package=linux-source-6.12
+
+# What is to be set beyond `allnoconfig`. What these select need not stand here.
+common_options() {
+	cat <<-END
+		# So that nothing is set because most people would want it.
+		CONFIG_EXPERT=y
+		CONFIG_PROCESSOR_SELECT=y
+
+		# A machine of QEMU's, its memory disk, and its serial consoles. It has no other disk, and
+		# nothing on a bus is used. ACPI is for the second processor and for a timer to measure
+		# the others by; without PCI it takes no more than that from its tables, and says so.
+		CONFIG_64BIT=y
+		CONFIG_SMP=y
+		CONFIG_HYPERVISOR_GUEST=y
+		CONFIG_PARAVIRT=y
+		CONFIG_KVM_GUEST=y
+		CONFIG_ACPI=y
+		CONFIG_X86_PM_TIMER=y
+		CONFIG_BLK_DEV_INITRD=y
+		CONFIG_RD_GZIP=y
+		CONFIG_TTY=y
+		CONFIG_SERIAL_8250=y
+		CONFIG_SERIAL_8250_CONSOLE=y
+		CONFIG_PRINTK=y
+		CONFIG_PRINTK_TIME=y
+		CONFIG_HIGH_RES_TIMERS=y
+		CONFIG_NO_HZ_IDLE=y
+		CONFIG_HZ_250=y
+		CONFIG_PREEMPT=y
+
+		# What programs expect.
+		CONFIG_BINFMT_ELF=y
+		CONFIG_BINFMT_SCRIPT=y
+		CONFIG_MULTIUSER=y
+		CONFIG_FUTEX=y
+		CONFIG_FHANDLE=y
+		CONFIG_EPOLL=y
+		CONFIG_EVENTFD=y
+		CONFIG_SIGNALFD=y
+		CONFIG_TIMERFD=y
+		CONFIG_POSIX_TIMERS=y
+		CONFIG_INOTIFY_USER=y
+		CONFIG_AIO=y
+		CONFIG_SHMEM=y
+		CONFIG_ADVISE_SYSCALLS=y
+		CONFIG_MEMBARRIER=y
+		CONFIG_FILE_LOCKING=y
+		CONFIG_UNIX98_PTYS=y
+		CONFIG_PROC_FS=y
+		CONFIG_PROC_SYSCTL=y
+		CONFIG_SYSFS=y
+		CONFIG_DEVTMPFS=y
+		CONFIG_TMPFS=y
+		CONFIG_TMPFS_XATTR=y
+		CONFIG_DEBUG_FS=y
+		CONFIG_NET=y
+		CONFIG_INET=y
+		CONFIG_IPV6=y
+		CONFIG_UNIX=y
+		CONFIG_PACKET=y
+		CONFIG_NAMESPACES=y
+		CONFIG_USER_NS=y
+		CONFIG_PID_NS=y
+		CONFIG_NET_NS=y
+		CONFIG_UTS_NS=y
+		CONFIG_CGROUPS=y
+		CONFIG_SECCOMP=y
+
+		# Modules, in Rust, and what finds their faults at little cost.
+		CONFIG_MODULES=y
+		CONFIG_MODULE_UNLOAD=y
+		CONFIG_RUST=y
+		CONFIG_KUNIT=y
+		CONFIG_BUG=y
+		CONFIG_DEBUG_BUGVERBOSE=y
+		CONFIG_KALLSYMS=y
+		CONFIG_DEBUG_KERNEL=y
+		CONFIG_DEBUG_LIST=y
+		CONFIG_DETECT_HUNG_TASK=y
+		CONFIG_STACKTRACE=y
+	END
+}
+
+fetch_linux() {
+	local folder=$1
+	say "asking Debian for its Linux 6.12"
+	apt update
+	say "downloading $source_package"
+	unpack_packages "$folder/packages" <<<"$source_package"
+	say "unpacking $source_package"
+	mkdir "$folder/source"
+	tar -x -C "$folder/source" --strip-components=1 \
+		-f "$folder/packages/usr/src/$source_package.tar.xz"
+	rm -r "$folder/packages"
+}
+
+# Whoever builds modules against the kernel has to use its compiler, too.
+keep_variables() {
+	local file=$1
+	shift
+	printf 'export %s\n' "$@" >"$file"
+	echo 'include Makefile' >>"$file"
+}
+
+# An option that its dependencies switch off again is dropped without a word.
+check_options() {
+	local wanted=$1 missing
+	missing=$(grep '^CONFIG_' "$wanted" | grep -vxFf "${wanted%/*}/.config" || true)
+	[[ -z $missing ]] ||
+		die "Linux does not take these options: $(paste -sd' ' <<<"$missing"); mend $0."
+}
+
+make_linux() {
+	local folder=$1
+	shift
+	local make=(make -C "$folder/source" O="$folder/build" -j"$(nproc)" "$@")
+
+	mkdir "$folder"
+	fetch_linux "$folder"
+
+	say "configuring Linux"
+	mkdir "$folder/build"
+	{
+		common_options
+		options
+	} >"$folder/build/options"
+	"${make[@]}" KCONFIG_ALLCONFIG="$folder/build/options" allnoconfig
+	check_options "$folder/build/options"
+
+	say "compiling Linux"
+	"${make[@]}" bzImage modules_prepare modules
+	keep_variables "$folder/build/GNUmakefile" "$@"
+	cp "$folder/build/arch/x86/boot/bzImage" "$folder/vmlinuz"
+	cp "$folder/build/include/config/kernel.release" "$folder/release"
+}
