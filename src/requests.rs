@@ -303,3 +303,249 @@ impl<T: Entry> Requests<T> {
         }
     }
 }
+
+#[cfg(kunit)]
+mod tests {
+    use super::*;
+    use crate::linux::{
+        jiffies::msecs_to_jiffies,
+        kunit::{
+            check,
+            check_eq,
+            suite, //
+        }, //
+    };
+    use core::net::{
+        IpAddr,
+        Ipv4Addr, //
+    };
+    use kernel::{
+        new_spinlock,
+        sync::SpinLock, //
+    };
+
+    suite!(
+        scoutfs_fence_requests,
+        [
+            the_oldest_finished_request_is_next,
+            a_fenced_request_that_fails_keeps_its_place,
+            requests_expire_in_the_order_of_their_deadlines,
+            an_answer_comes_before_the_deadline,
+            an_answer_may_come_before_the_request_is_listed,
+            a_reason_goes_with_the_last_that_carries_it,
+            nothing_is_left_of_what_was_removed,
+            nothing_is_left_after_all_were_dropped,
+        ]
+    );
+
+    const NOW: Jiffies = 1000;
+
+    struct Item {
+        number: u64,
+        request: LockedBy<Request, Requests<Item>>,
+    }
+
+    impl Entry for Item {
+        fn request(&self) -> &LockedBy<Request, Requests<Self>> {
+            &self.request
+        }
+
+        fn number(&self) -> u64 {
+            self.number
+        }
+    }
+
+    struct Board(Arc<SpinLock<Requests<Item>>>);
+
+    impl Board {
+        fn new() -> Result<Self> {
+            let requests = new_spinlock!(Requests::new(), "scoutfs_fence_tested_requests");
+            Ok(Self(Arc::pin_init(requests, GFP_KERNEL)?))
+        }
+
+        /// A request that is not listed yet, made for the reason that is its rid and number.
+        fn request(&self, number: u8, timeout_ms: u32) -> Result<Arc<Item>> {
+            let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            let request = Request::new(number.into(), address, number.into(), NOW, timeout_ms);
+            let item = Item {
+                number: number.into(),
+                request: LockedBy::new(&self.0, request),
+            };
+            Ok(Arc::new(item, GFP_KERNEL)?)
+        }
+
+        fn list(&self, item: &Arc<Item>) -> Result {
+            let room = Room::new()?;
+            self.0.lock().list(item.clone(), room);
+            Ok(())
+        }
+
+        /// Three listed requests, the numbers 1 to 3, with these timeouts.
+        fn listed(&self, timeouts_ms: [u32; 3]) -> Result<[Arc<Item>; 3]> {
+            let items = [
+                self.request(1, timeouts_ms[0])?,
+                self.request(2, timeouts_ms[1])?,
+                self.request(3, timeouts_ms[2])?,
+            ];
+            for item in &items {
+                self.list(item)?;
+            }
+            Ok(items)
+        }
+
+        fn add_reason(&self, item: &Item, reason: c_int) -> Result {
+            let reasons = KVec::with_capacity(8, GFP_KERNEL)?;
+            let room = ReasonRoom::new()?;
+            let old = self.0.lock().add_reason(item, reason, reasons, room)?;
+            drop(old);
+            Ok(())
+        }
+
+        fn next(&self) -> Option<(u64, bool)> {
+            let next = self.0.lock().next()?;
+            Some((next.rid, next.error))
+        }
+
+        fn remove(&self, item: &Item) -> bool {
+            let removed = self.0.lock().remove(item);
+            removed.is_some_and(|removed| removed.number == item.number)
+        }
+    }
+
+    fn the_oldest_finished_request_is_next() -> Result {
+        let board = Board::new()?;
+        let [first, second, third] = board.listed([100, 100, 100])?;
+        check_eq!(board.next(), None);
+        for (item, next) in [(&third, 3), (&first, 1), (&second, 1)] {
+            check_eq!(board.0.lock().fence(item), Ok(true));
+            check_eq!(board.next(), Some((next, false)));
+        }
+        check!(!board.0.lock().any_unanswered());
+        for (item, next) in [
+            (&first, Some((2, false))),
+            (&second, Some((3, false))),
+            (&third, None),
+        ] {
+            check!(board.remove(item));
+            check_eq!(board.next(), next);
+        }
+        Ok(())
+    }
+
+    fn a_fenced_request_that_fails_keeps_its_place() -> Result {
+        let board = Board::new()?;
+        let [first, second, third] = board.listed([100, 100, 100])?;
+        for item in [&second, &first, &third] {
+            check_eq!(board.0.lock().fence(item), Ok(true));
+        }
+        check!(!board.0.lock().any_failed());
+        check!(board.0.lock().fail(&first));
+        check!(!board.0.lock().fail(&first));
+        check!(board.0.lock().any_failed());
+        check_eq!(board.0.lock().failures, 1);
+        check_eq!(board.next(), Some((1, true)));
+        check!(board.remove(&first));
+        check!(!board.0.lock().any_failed());
+        check_eq!(board.0.lock().failures, 1);
+        check_eq!(board.next(), Some((2, false)));
+        Ok(())
+    }
+
+    fn requests_expire_in_the_order_of_their_deadlines() -> Result {
+        let board = Board::new()?;
+        board.listed([300, 100, 100])?;
+        let (early, late) = (msecs_to_jiffies(100), msecs_to_jiffies(300));
+        let expired = |now| {
+            let expired = board.0.lock().expire(now);
+            expired.map(|item| item.number)
+        };
+        check_eq!(board.0.lock().remaining(NOW), Some(early));
+        check_eq!(expired(NOW + early - 1), None);
+        check_eq!(expired(NOW + early), Some(2));
+        check_eq!(expired(NOW + early), Some(3));
+        check_eq!(expired(NOW + early), None);
+        check_eq!(board.0.lock().remaining(NOW), Some(late));
+        check_eq!(expired(NOW + 2 * late), Some(1));
+        check_eq!(expired(NOW + 2 * late), None);
+        check_eq!(board.0.lock().remaining(NOW), None);
+        check_eq!(board.0.lock().failures, 3);
+        check_eq!(board.next(), Some((1, true)));
+        Ok(())
+    }
+
+    fn an_answer_comes_before_the_deadline() -> Result {
+        let board = Board::new()?;
+        let [first, second, third] = board.listed([100, 200, 300])?;
+        check_eq!(board.0.lock().fence(&first), Ok(true));
+        check!(board.0.lock().fail(&second));
+        let expired = board.0.lock().expire(Jiffies::MAX >> 1);
+        check!(expired.is_some_and(|item| item.number == third.number));
+        check!(board.0.lock().expire(Jiffies::MAX >> 1).is_none());
+        check_eq!(board.next(), Some((1, false)));
+        Ok(())
+    }
+
+    fn an_answer_may_come_before_the_request_is_listed() -> Result {
+        let board = Board::new()?;
+        let (fenced, failed) = (board.request(1, 100)?, board.request(2, 100)?);
+        check_eq!(board.0.lock().fence(&fenced), Ok(true));
+        check!(board.0.lock().fail(&failed));
+        check!(board.0.lock().is_empty());
+        check!(!board.0.lock().any_failed());
+        board.list(&failed)?;
+        check_eq!(board.next(), Some((2, true)));
+        board.list(&fenced)?;
+        check_eq!(board.next(), Some((1, false)));
+        check!(board.0.lock().any_failed());
+        check!(!board.0.lock().any_unanswered());
+        Ok(())
+    }
+
+    fn a_reason_goes_with_the_last_that_carries_it() -> Result {
+        let board = Board::new()?;
+        let [first, second, third] = board.listed([100, 100, 100])?;
+        board.add_reason(&first, 3)?;
+        board.add_reason(&first, -1)?;
+        board.add_reason(&second, -1)?;
+        for reason in [1, 2, 3, -1] {
+            check!(board.0.lock().any_with(reason));
+        }
+        check!(!board.0.lock().any_with(0));
+        check!(board.remove(&third) && board.0.lock().any_with(3));
+        check!(board.remove(&first) && !board.0.lock().any_with(3));
+        check!(!board.0.lock().any_with(1));
+        check!(board.0.lock().any_with(-1));
+        check!(board.remove(&second) && !board.0.lock().any_with(-1));
+        Ok(())
+    }
+
+    fn nothing_is_left_of_what_was_removed() -> Result {
+        let board = Board::new()?;
+        let items = board.listed([100, 100, 100])?;
+        check!(board.0.lock().fail(&items[1]));
+        for item in &items {
+            check!(!board.0.lock().is_empty());
+            check!(board.remove(item));
+            check!(!board.remove(item));
+        }
+        check!(board.0.lock().is_empty());
+        check!(!board.0.lock().any_failed());
+        check_eq!(board.0.lock().remaining(NOW), None);
+        Ok(())
+    }
+
+    fn nothing_is_left_after_all_were_dropped() -> Result {
+        let board = Board::new()?;
+        let [first, second, _] = board.listed([100, 100, 100])?;
+        check!(board.0.lock().fail(&first));
+        check_eq!(board.0.lock().fence(&second), Ok(true));
+        let dropped = board.0.lock().clear();
+        check_eq!(dropped.count(), 3);
+        drop(dropped);
+        check!(board.0.lock().is_empty());
+        check!(!board.0.lock().any_failed() && !board.0.lock().any_with(1));
+        check_eq!(board.next(), None);
+        check_eq!(board.0.lock().failures, 1);
+        Ok(())
+    }
+}

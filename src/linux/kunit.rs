@@ -109,7 +109,7 @@ macro_rules! suite {
             > = kunit::Static::new([
                 $({
                     extern "C" fn run(_test: *mut ::kernel::bindings::kunit) {
-                        $case()
+                        kunit::Outcome::check($case());
                     }
                     kunit::case(concat!(stringify!($case), "\0"), run)
                 },)*
@@ -126,6 +126,23 @@ macro_rules! suite {
     };
 }
 pub(crate) use suite;
+
+/// What a test's function may return.
+pub(crate) trait Outcome {
+    fn check(self);
+}
+
+impl Outcome for () {
+    fn check(self) {}
+}
+
+impl Outcome for Result {
+    fn check(self) {
+        if let Err(error) = self {
+            fail("\0", 0, format_args!("ended by {error:?}"));
+        }
+    }
+}
 
 /// The running test has failed. It goes on. `file` is ended by a zero.
 pub(crate) fn fail(file: &'static str, line: u32, what: fmt::Arguments<'_>) {
@@ -169,18 +186,17 @@ pub(crate) use check;
 
 /// Fails the running test where two values differ.
 macro_rules! check_eq {
-    ($got:expr, $wanted:expr $(,)?) => {
-        match (&$got, &$wanted) {
-            (got, wanted) => {
-                if !(*got == *wanted) {
-                    $crate::linux::kunit::fail(
-                        concat!(file!(), "\0"),
-                        line!(),
-                        format_args!("{}: got {got:?}, wanted {wanted:?}", stringify!($got)),
-                    );
-                }
-            }
+    ($got:expr, $wanted:expr $(,)?) => {{
+        // A lock that is taken to get a value is given up again before anything is told.
+        let got = $got;
+        let wanted = $wanted;
+        if got != wanted {
+            $crate::linux::kunit::fail(
+                concat!(file!(), "\0"),
+                line!(),
+                format_args!("{}: got {got:?}, wanted {wanted:?}", stringify!($got)),
+            );
         }
-    };
+    }};
 }
 pub(crate) use check_eq;
