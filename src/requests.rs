@@ -43,9 +43,49 @@ struct Turn {
     number: u64,
 }
 
+/// Requests by their turns. Whether there are any is known without going down the tree.
+struct Sorted<T> {
+    tree: RBTree<Turn, Arc<T>>,
+    length: usize,
+}
+
+impl<T> Default for Sorted<T> {
+    fn default() -> Self {
+        Self {
+            tree: RBTree::new(),
+            length: 0,
+        }
+    }
+}
+
+impl<T> Sorted<T> {
+    fn first(&self) -> Option<&Arc<T>> {
+        self.tree.values().next()
+    }
+
+    fn contains(&self, turn: &Turn) -> bool {
+        self.tree.get(turn).is_some()
+    }
+
+    fn insert(&mut self, turn: Turn, entry: Arc<T>, place: Place<T>) {
+        self.tree.insert(place.into_node(turn, entry));
+        self.length += 1;
+    }
+
+    fn remove(&mut self, turn: &Turn) -> Option<(Arc<T>, Place<T>)> {
+        let found = self.tree.find_mut(turn)?;
+        let entry = found.get().clone();
+        self.length -= 1;
+        Some((entry, found.remove_node().into_reservation()))
+    }
+}
+
+/// The room for a request among those that are sorted.
+type Place<T> = RBTreeNodeReservation<Turn, Arc<T>>;
+
 /// The room for a listed request.
 pub(crate) struct Room<T> {
-    place: RBTreeNodeReservation<Turn, Arc<T>>,
+    place: Place<T>,
     reason: ReasonRoom,
 }
 
@@ -87,9 +127,9 @@ pub(crate) struct Finished {
 /// The requests of a mount, and what has happened to them so far.
 pub(crate) struct Requests<T> {
     /// The listed ones without an answer, by their deadlines.
-    unanswered: RBTree<Turn, Arc<T>>,
+    unanswered: Sorted<T>,
     /// The other listed ones, in the order of their start.
-    finished: RBTree<Turn, Arc<T>>,
+    finished: Sorted<T>,
     /// How many of the finished have failed.
     failed: usize,
     /// How many of the listed carry each reason. None is 0.
@@ -108,14 +148,14 @@ pub(crate) struct Requests<T> {
 
 /// Requests that are no longer listed.
 pub(crate) struct Dropped<T> {
-    requests: [RBTree<Turn, Arc<T>>; 2],
+    requests: [Sorted<T>; 2],
     _reasons: RBTree<c_int, usize>,
 }
 
 impl<T> Dropped<T> {
     /// How many they are.
     pub(crate) fn count(&self) -> usize {
-        self.requests.iter().map(|tree| tree.keys().count()).sum()
+        self.requests.iter().map(|sorted| sorted.length).sum()
     }
 }
 
@@ -123,8 +163,8 @@ impl<T: Entry> Requests<T> {
     /// No requests.
     pub(crate) fn new() -> Self {
         Self {
-            unanswered: RBTree::new(),
-            finished: RBTree::new(),
+            unanswered: Sorted::default(),
+            finished: Sorted::default(),
             failed: 0,
             reasons: RBTree::new(),
             failures: 0,
@@ -142,13 +182,13 @@ impl<T: Entry> Requests<T> {
         let (reason, failed) = (request.reason(), request.has_failed());
         self.failed += usize::from(failed);
         self.count(reason, room.reason);
-        self.tree(turn).insert(room.place.into_node(turn, entry));
+        self.sorted(turn).insert(turn, entry, room.place);
     }
 
     /// Takes a request off the list.
     pub(crate) fn remove(&mut self, entry: &T) -> Option<Arc<T>> {
         let turn = self.turn(entry);
-        let removed = self.tree(turn).remove(&turn)?;
+        let (removed, _) = self.sorted(turn).remove(&turn)?;
         let failed = entry.request().access(self).has_failed();
         self.failed -= usize::from(failed);
         let mut reasons = 0;
@@ -197,7 +237,7 @@ impl<T: Entry> Requests<T> {
         if news {
             self.failures += 1;
             let turn = self.turn(entry);
-            self.failed += usize::from(self.finished.get(&turn).is_some());
+            self.failed += usize::from(self.finished.contains(&turn));
         }
         news
     }
@@ -207,20 +247,20 @@ impl<T: Entry> Requests<T> {
         if self.remaining(now)? > 0 {
             return None;
         }
-        let entry = self.unanswered.values().next()?.clone();
+        let entry = self.unanswered.first()?.clone();
         self.fail(&entry);
         Some(entry)
     }
 
     /// How many jiffies are left until the next unanswered request is overdue.
     pub(crate) fn remaining(&self, now: Jiffies) -> Option<Jiffies> {
-        let entry = self.unanswered.values().next()?;
+        let entry = self.unanswered.first()?;
         entry.request().access(self).remaining(now)
     }
 
     /// The finished request that was started first.
     pub(crate) fn next(&self) -> Option<Finished> {
-        let entry = self.finished.values().next()?;
+        let entry = self.finished.first()?;
         let request = entry.request().access(self);
         Some(Finished {
             rid: request.rid(),
@@ -236,12 +276,12 @@ impl<T: Entry> Requests<T> {
 
     /// Whether a listed request waits for an answer.
     pub(crate) fn any_unanswered(&self) -> bool {
-        self.unanswered.keys().next().is_some()
+        self.unanswered.length > 0
     }
 
     /// Whether a listed request has its answer.
     pub(crate) fn any_finished(&self) -> bool {
-        self.finished.keys().next().is_some()
+        self.finished.length > 0
     }
 
     /// Whether a listed request has failed.
@@ -262,7 +302,7 @@ impl<T: Entry> Requests<T> {
     }
 
     /// Where a request of this turn is, if it is listed.
-    fn tree(&mut self, turn: Turn) -> &mut RBTree<Turn, Arc<T>> {
+    fn sorted(&mut self, turn: Turn) -> &mut Sorted<T> {
         match turn.deadline {
             Some(_) => &mut self.unanswered,
             None => &mut self.finished,
@@ -276,10 +316,8 @@ impl<T: Entry> Requests<T> {
         let result = change(entry.request().access_mut(self));
         let new = self.turn(entry);
         if new != old {
-            if let Some(place) = self.tree(old).find_mut(&old) {
-                let entry = place.get().clone();
-                let room = place.remove_node().into_reservation();
-                self.tree(new).insert(room.into_node(new, entry));
+            if let Some((entry, place)) = self.sorted(old).remove(&old) {
+                self.sorted(new).insert(new, entry, place);
             }
         }
         result
