@@ -30,10 +30,7 @@ use core::fmt::{
 use kernel::{
     c_str,
     prelude::*,
-    str::{
-        CStr,
-        CString, //
-    },
+    str::CStr,
     sync::Arc, //
 };
 
@@ -62,6 +59,9 @@ pub(crate) const FENCED: &CStr = c_str!("fenced");
 /// The file that says whether fencing failed.
 pub(crate) const ERROR: &CStr = c_str!("error");
 
+/// How many digits a rid is shown with.
+const RID_DIGITS: usize = 16;
+
 /// How many files there are.
 const FILES: usize = 7;
 
@@ -80,8 +80,10 @@ pub(crate) fn create<S: Subject>(
     subject: Arc<S>,
 ) -> Result<RequestDirectory<S>> {
     let rid = subject.look(Request::rid);
-    let name = CString::try_from_fmt(format_args!("{rid:016x}"))?;
-    let directory = Directory::create_in(set, &name, fence)?;
+    let mut buffer = [0; RID_DIGITS + 1];
+    let mut name = Text::new(&mut buffer);
+    write!(name, "{rid:016x}\0")?;
+    let directory = Directory::create_in(set, name.as_c_str()?, fence)?;
     SubjectDirectory::fill(directory, subject, &Files::ATTRIBUTES)
 }
 

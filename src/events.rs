@@ -17,14 +17,24 @@ use crate::{
         inet,
         kobject::Action,
         memalloc::NofsScope,
-        module, //
+        module,
+        text::{
+            fmt,
+            Text, //
+        }, //
     },
     request::{
         Request,
         State, //
     }, //
 };
-use core::net::IpAddr;
+use core::{
+    fmt::{
+        self,
+        Write as _, //
+    },
+    net::IpAddr, //
+};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -114,21 +124,38 @@ impl<S: Subject> Told<S> {
     }
 
     fn send(&self, action: Action) {
-        let (rid, address, reason) = self
+        let directory = self.directory.directory();
+        // It is called by the rid.
+        let Ok(rid) = directory.name().to_str() else {
+            return;
+        };
+        let (address, reason) = self
             .directory
             .subject()
-            .look(|request| (request.rid(), request.address(), request.reason_name()));
+            .look(|request| (request.address(), request.reason_name()));
         // Nothing to be done about an error, see above.
-        let _ = self.directory.directory().uevent(
+        let _ = directory.uevent(
             action,
             &[
-                ("SCOUTFS_FENCE_RID", &format_args!("{rid:016x}")),
+                ("SCOUTFS_FENCE_RID", &rid),
                 ("SCOUTFS_FENCE_ADDRESS", &inet::Display(address)),
                 ("SCOUTFS_FENCE_REASON", &reason),
                 ("SCOUTFS_FENCE_STATE", &self.state.name()),
             ],
         );
     }
+}
+
+/// The longest line that is logged: the longest name that a mount can have, and what is said of it.
+const LINE: usize = 512;
+
+/// Formats a line once. What the kernel's macros are given they format twice, first for its length.
+fn print_line(line: fmt::Arguments<'_>, print: fn(&str)) {
+    let mut buffer = [0; LINE];
+    let mut text = Text::new(&mut buffer);
+    // What is too long is cut, as the kernel's macros do.
+    let _ = text.write_fmt(line);
+    print(text.as_str());
 }
 
 /// The module is there.
@@ -139,15 +166,21 @@ pub(crate) fn loaded() {
 /// A request was made, and its directory can be seen.
 pub(crate) fn requested(mount: &CStr, rid: u64, address: IpAddr, reason: &str) {
     let address = inet::Display(address);
-    pr_info!(
-        "{mount}: fence request for rid {rid:016x} at {} made: {reason}\n",
-        format_args!("{address}")
+    print_line(
+        fmt!(
+            "{mount}: fence request for rid {rid:016x} at {} made: {reason}",
+            format_args!("{address}")
+        ),
+        |line| pr_info!("{line}\n"),
     );
 }
 
 /// Userspace has fenced the mount.
 pub(crate) fn fenced(mount: &CStr, rid: u64, elapsed_ms: u64) {
-    pr_info!("{mount}: fence request for rid {rid:016x} fenced after {elapsed_ms}ms\n");
+    print_line(
+        fmt!("{mount}: fence request for rid {rid:016x} fenced after {elapsed_ms}ms"),
+        |line| pr_info!("{line}\n"),
+    );
 }
 
 /// Userspace could not fence the mount.

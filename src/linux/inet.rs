@@ -65,7 +65,7 @@ pub(crate) struct Display(pub(crate) IpAddr);
 impl fmt::Display for Display {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match self.0 {
-            IpAddr::V4(address) => return write!(f, "{address}"),
+            IpAddr::V4(address) => return address.fmt(f),
             IpAddr::V6(address) => address.octets(),
         };
         // Eight groups of four digits, their colons, and the zero at the end.

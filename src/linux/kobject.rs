@@ -190,7 +190,9 @@ impl Directory {
         let mut rest = &mut buffer[..];
         for ((name, value), variable) in environment.iter().zip(&mut variables) {
             let mut text = Text::new(rest);
-            write!(text, "{name}={value}\0")?;
+            text.write_str(name)?;
+            text.write_str("=")?;
+            write!(text, "{value}\0")?;
             let length = text.length();
             let (text, behind) = mem::take(&mut rest).split_at_mut(length);
             *variable = text.as_mut_ptr().cast();

@@ -2,11 +2,30 @@
 
 //! Text in a buffer that is there already.
 
-use core::fmt;
+#![allow(unsafe_code)]
+
+use core::{
+    fmt,
+    str, //
+};
+use kernel::{
+    prelude::*,
+    str::CStr, //
+};
+
+// The kernel crate's own format_args!, which prints its strings too.
+#[cfg(linux_6_12)]
+pub(crate) use kernel::fmt;
+#[cfg(not(linux_6_12))]
+pub(crate) use kernel::prelude::fmt;
 
 /// Text that is written to a buffer.
 ///
 /// What does not fit is an error, and nothing of it is written.
+///
+/// # Invariants
+///
+/// The first `length` bytes of the buffer are UTF-8.
 pub(crate) struct Text<'a> {
     buffer: &'a mut [u8],
     length: usize,
@@ -15,7 +34,23 @@ pub(crate) struct Text<'a> {
 impl<'a> Text<'a> {
     /// No text yet.
     pub(crate) fn new(buffer: &'a mut [u8]) -> Self {
+        // INVARIANT: No bytes are UTF-8.
         Self { buffer, length: 0 }
+    }
+
+    /// What was written.
+    pub(crate) fn as_str(&self) -> &str {
+        // SAFETY: By the type invariant these bytes are UTF-8.
+        unsafe { str::from_utf8_unchecked(&self.buffer[..self.length]) }
+    }
+
+    /// What was written, for C code.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where it does not end with a zero, or has another one.
+    pub(crate) fn as_c_str(&self) -> Result<&CStr> {
+        CStr::from_bytes_with_nul(self.as_str().as_bytes()).map_err(|_| EINVAL)
     }
 
     /// How many bytes there are.
@@ -37,6 +72,7 @@ impl fmt::Write for Text<'_> {
             .get_mut(self.length..end)
             .ok_or(fmt::Error)?
             .copy_from_slice(text.as_bytes());
+        // INVARIANT: What was appended is UTF-8.
         self.length = end;
         Ok(())
     }
