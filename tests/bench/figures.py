@@ -42,15 +42,15 @@ FULL = Bounds(
     growth=0.30,
     waking=1.5,
     late_waking=4.0,
-    memory=1.5,
+    memory=2.0,
     module_bytes=128 << 10,
     load_milliseconds=20,
     unload_milliseconds=200,
 )
 # Never missed by chance: it is the shape that these are about.
 SHORT = Bounds(
-    ratio=2.5,
-    growth=1.0,
+    ratio=1.5,
+    growth=0.6,
     waking=4.0,
     late_waking=40.0,
     memory=3.0,
