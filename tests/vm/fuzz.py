@@ -436,7 +436,8 @@ WEIGHTS = {
     "setup_under": 2,
     "mount": 1,
     "unmount": 0.7,
-    "fence": 10,
+    "fence": 8,
+    "fail": 4,
     "write": 6,
     "read": 10,
     "list": 3,
@@ -463,6 +464,7 @@ class Sequence:
         # It takes its time.
         if self._random.random() < 0.8:
             weights["hurry"] = 0
+        self._rids = self._random.sample(RIDS, pick(range(1, len(RIDS))))
         self._kinds = list(weights)
         self._weights = list(weights.values())
 
@@ -474,6 +476,20 @@ class Sequence:
         if model.hurried():
             yield ("pass",)
         yield ("look",)
+        for name in list(model.mounts):
+            yield from self._settle(name, model)
+
+    @staticmethod
+    def _settle(name: str, model: Model) -> Iterator[Step]:
+        """Frees all requests, after which nothing of them may be left."""
+        for rid in list(model.mounts[name].requests):
+            yield "call", name, "free", f"{rid:x}"
+        yield "call", name, "drained", "1"
+        yield "call", name, "next"
+        yield "call", name, "wait_fenced", "0"
+        yield "call", name, "wait_next", "0"
+        for reason in sorted(set(REASONS)):
+            yield "call", name, "reason_pending", reason
 
     def _step(self, kind: str, model: Model) -> Step:
         pick = self._random.choice
@@ -481,15 +497,15 @@ class Sequence:
         name = pick(list(model.mounts)) if model.mounts and likely else pick("abc")
         handle = pick(list(model.files)) if model.files and likely else pick(("one", "two"))
         requests = model.mounts[name].requests if name in model.mounts and likely else ()
-        rid = f"{pick(list(requests)):x}" if requests else pick(RIDS)
+        rid = f"{pick(list(requests)):x}" if requests else pick(self._rids)
         text = pick(TRUE if self._random.random() < 0.7 else UNTRUE)
         match kind:
             case "mount":
                 return "mount", pick("abc"), *pick(((), (), ("nosetup",), ("fail",)))
             case "unmount" | "list":
                 return kind, name
-            case "fence":
-                return "write", name, rid, "fenced", "1\n"
+            case "fence" | "fail":
+                return "write", name, rid, {"fence": "fenced", "fail": "error"}[kind], "1\n"
             case "read":
                 return kind, name, rid, pick(FILES)
             case "write":
@@ -516,10 +532,10 @@ class Sequence:
         pick = self._random.choice
         match function:
             case "start":
-                return pick(RIDS), pick(IPV4), pick(REASONS)
+                return pick(self._rids), pick(IPV4), pick(REASONS)
             case "start_addr":
                 addresses = pick((IPV4, IPV6, IPV6, IPV6, NO_ADDRESSES))
-                return pick(RIDS), pick(addresses), pick(REASONS)
+                return pick(self._rids), pick(addresses), pick(REASONS)
             case "free":
                 return (rid,)
             case "next_null":

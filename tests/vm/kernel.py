@@ -22,7 +22,8 @@ TIMEOUT_MS = Path(f"/sys/module/{FENCE}/parameters/timeout_ms")
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 
 # How much longer things may take: a kernel that watches itself is slow.
-PATIENCE = 4 if KMEMLEAK.exists() or Path("/sys/kernel/debug/kcsan").exists() else 1
+# Asked in a way that is no error for those who may not look.
+PATIENCE = 4 if os.path.exists(KMEMLEAK) or os.path.exists("/sys/kernel/debug/kcsan") else 1
 
 MNT_DETACH = 2
 # The numbers of x86_64; the C library has no functions for these two.
