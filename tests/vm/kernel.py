@@ -132,6 +132,7 @@ class KernelLog:
         self._file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self._file, 0, os.SEEK_END)
         self._lines: list[LogLine] = []
+        self._allowed: list[str] = []
 
     def __enter__(self) -> "KernelLog":
         return self
@@ -163,11 +164,17 @@ class KernelLog:
         os.lseek(self._file, 0, os.SEEK_END)
         self._lines.clear()
 
+    def allow(self, pattern: str) -> None:
+        """Lines that are this and nothing else are no complaints: something is to go wrong."""
+        self._allowed.append(pattern)
+
     def complaints(self) -> list[str]:
         return [
             line.text
             for line in self.lines()
-            if _COMPLAINT.search(line.text) and not _ALLOWED.search(line.text)
+            if _COMPLAINT.search(line.text)
+            and not _ALLOWED.search(line.text)
+            and not any(re.fullmatch(pattern, line.text) for pattern in self._allowed)
         ]
 
     def of_module(self) -> list[LogLine]:

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Every allocation of the module fails once: in each function, in each write to a file, and while it
+is loaded. What is leaked by that is looked for after all cases.
+"""
+
+import os
+from dataclasses import dataclass
+from errno import ENOENT, ENOMEM
+from pathlib import Path
+
+import faults
+import kernel
+from case import Case, case_with
+from fence import CaseFailed, Mount, equal, true
+from fuzz import quiet_console, say
+from uevents import listening
+
+REQUEST = "start aa 10.0.0.7 0"
+# What the kernel says where a directory could not be made.
+NO_DIRECTORY = r"kobject: (.*error: -12.*|can not set name properly!)"
+# More than anything here allocates, and how many allocations loading cannot do without, at least.
+MANY = 200
+LOADING = 30
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    Something that is done to a mount.
+
+    `errors` is how many of its allocations it cannot do without, at least.
+    """
+
+    name: str
+    # What is written, and to which of the mount's files.
+    text: str
+    # How it is made possible, again and again.
+    prepare: tuple[str, ...] = ()
+    # How everything becomes as it was before.
+    undo: tuple[str, ...] = ()
+    errors: int = 0
+    file: str = "call"
+    answer: int = 0
+
+
+def path_of(mount: Mount, file: str) -> Path:
+    return mount.path / file if file == "call" else mount.request(0xAA).path / file
+
+
+def do(mount: Mount, commands: tuple[str, ...]) -> None:
+    for command in commands:
+        equal(mount.returns(command), 0, command)
+
+
+def picture(mount: Mount) -> list[str]:
+    """All that can be seen of a mount, but for what the time changes."""
+    roots = (mount.published, kernel.FENCE_SYSFS)
+    seen = []
+    for path in sorted(path for root in roots for path in root.rglob("*")):
+        readable = path.is_file() and path.name != "elapsed_secs"
+        seen.append(f"{path} {path.read_text() if readable else ''}")
+    commands = ("next", "drained 0", *(f"reason_pending {reason}" for reason in range(3)))
+    return seen + [mount.call(command) for command in commands]
+
+
+class Trial:
+    """One subject, tried with each of its allocations failing."""
+
+    def __init__(self, mount: Mount, subject: Subject, injector: faults.Faults) -> None:
+        self._mount = mount
+        self._subject = subject
+        self._faults = injector
+        self._errors = 0
+        self._survived = 0
+        do(mount, subject.prepare)
+        self._before = picture(mount)
+        self._attempt(0)
+        self._after = picture(mount)
+        do(mount, subject.undo)
+
+    def _attempt(self, number: int) -> tuple[int, bool]:
+        """The answer, and whether an allocation failed."""
+        subject = self._subject
+        text = subject.text.encode()
+        file = os.open(path_of(self._mount, subject.file), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            answer, injected = self._faults.call(number, lambda: os.write(file, text))
+            if subject.file == "call" and answer >= 0:
+                answer = int(os.read(file, 256).split()[0])
+        finally:
+            os.close(file)
+        return answer, injected
+
+    def _look(self, wanted: list[str], what: str) -> None:
+        now = picture(self._mount)
+        if now != wanted:
+            different = sorted({*now} ^ {*wanted})
+            raise CaseFailed(f"{what}, it is not as it should be: {different}")
+
+    def run(self) -> str:
+        """Lets each allocation fail once; tells what came of it."""
+        for number in range(1, MANY):
+            what = f"{self._subject.name}, with allocation {number} failing"
+            answer, injected = self._attempt(number)
+            if answer == -ENOMEM and self._subject.errors:
+                true(injected, f"{what}: an error for lack of memory comes from that")
+                self._errors += 1
+                # The next call gets further, and the last one works.
+                self._look(self._before, f"after {what}")
+                continue
+            equal(answer, self._subject.answer, what)
+            self._look(self._after, f"after {what}")
+            do(self._mount, self._subject.undo)
+            self._look(self._before, f"when all is undone after {what}")
+            if injected:
+                self._survived += 1
+            else:
+                return self._verdict()
+        raise CaseFailed(f"{self._subject.name} never ends to allocate")
+
+    def _verdict(self) -> str:
+        name = self._subject.name
+        true(
+            self._errors >= self._subject.errors,
+            f"{name} fails for {self._subject.errors} allocations, not {self._errors}",
+        )
+        return f"{name}: {self._errors} errors, {self._survived} did no harm"
+
+
+ON_A_NEW_SUPERBLOCK = [
+    Subject("setup", "setup", (), ("destroy",), errors=12),
+    Subject("setup_under", "setup_under own", (), ("destroy",), errors=7),
+]
+ON_A_MOUNT = [
+    Subject("start", REQUEST, (), ("free aa",), errors=25),
+    Subject("start_addr", "start_addr aa fe80::1 2", (), ("free aa",), errors=25),
+    Subject(
+        "start for a second reason",
+        "start aa 10.0.0.7 1",
+        (REQUEST,),
+        ("free aa", REQUEST),
+        errors=2,
+    ),
+    Subject("free", "free aa", (REQUEST,), (REQUEST,)),
+    Subject("stop", "stop", (REQUEST, "start bb 10.0.0.8 1"), (REQUEST, "start bb 10.0.0.8 1")),
+    Subject("destroy", "destroy", (REQUEST,), ("setup", REQUEST)),
+    Subject("next", "next", answer=-ENOENT),
+    Subject("wait_next", "wait_next 1"),
+    Subject("drained", "drained 0", answer=1),
+    Subject("reason_pending", "reason_pending 0"),
+    Subject("wait_fenced", "wait_fenced 1"),
+    Subject("a write to fenced", "1\n", (REQUEST,), ("free aa", REQUEST), file="fenced", answer=2),
+    Subject("a write to error", "1\n", (REQUEST,), ("free aa", REQUEST), file="error", answer=2),
+]
+
+
+def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
+    case.log.allow(NO_DIRECTORY)
+    case.expect_never_set_up(None)
+    # Somebody who listens, so that uevents are sent.
+    with faults.failing(faults.the_module()) as injector, listening(), quiet_console():
+        for subject in subjects:
+            mount = case.mount(mount_options)
+            case.expect_error_line(mount, 0xAA, None)
+            say(Trial(mount, subject, injector).run())
+            mount.unmount()
+
+
+@case_with(faults.OPTION)
+def setting_up_without_memory_fails_and_leaves_nothing(case: Case) -> None:
+    """Where an allocation fails setting up says so, nothing is left, and it works again."""
+    try_all(case, "nosetup", ON_A_NEW_SUPERBLOCK)
+
+
+@case_with(faults.OPTION)
+def requests_without_memory_fail_and_leave_nothing(case: Case) -> None:
+    """Where an allocation fails a function says so or does all it promises, and works again."""
+    try_all(case, "", ON_A_MOUNT)
+
+
+@case_with(faults.OPTION)
+def loading_without_memory_fails_and_leaves_nothing(case: Case) -> None:
+    """Where an allocation fails the module is not loaded, nothing is left, and it can be loaded."""
+    case.log.allow(NO_DIRECTORY)
+    kernel.unload_both()
+    errors = survived = 0
+    with faults.failing(faults.initialisation()) as injector, quiet_console():
+        for number in range(1, MANY):
+            answer, injected = injector.call(number, load)
+            if answer == -ENOMEM:
+                true(injected, "an error for lack of memory comes from that")
+                true(not kernel.is_loaded(kernel.FENCE), f"{number}: it is not loaded")
+                true(not kernel.FENCE_SYSFS.exists(), f"{number}: there is no directory")
+                errors += 1
+                say(f"loading with allocation {number} failing: an error")
+                continue
+            equal(answer, 0, f"loading with allocation {number} failing")
+            true(kernel.FENCE_SYSFS.exists(), f"{number}: there is a directory")
+            kernel.unload(kernel.FENCE)
+            if not injected:
+                break
+            survived += 1
+    true(errors >= LOADING, f"loading fails for {LOADING} allocations, not {errors}")
+    say(f"loading: {errors} errors, {survived} did no harm")
+
+
+def load() -> int:
+    kernel.load(kernel.FENCE)
+    return 0

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Allocations that fail, one at a time, where the kernel has failslab.
+
+Only those are counted that happen below a piece of code, such as the module's: what the kernel
+allocates by itself for the system call that leads there is not ours to care for.
+"""
+
+import bisect
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import kernel
+from fence import true
+
+OPTION = "CONFIG_FAILSLAB"
+
+_SETTINGS = Path("/sys/kernel/debug/failslab")
+_COUNTDOWN = "/proc/thread-self/fail-nth"
+
+# From the first address to before the second.
+Range = tuple[int, int]
+
+
+def _function(name: str) -> Range:
+    """Where a function of the kernel's is."""
+    symbols = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines()]
+    addresses = sorted(int(symbol[0], 16) for symbol in symbols)
+    [begin] = [int(symbol[0], 16) for symbol in symbols if symbol[2:] == [name]]
+    return begin, addresses[bisect.bisect_right(addresses, begin)]
+
+
+def the_module() -> Range:
+    """Where the code of the loaded module is."""
+    symbols = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines()]
+    code = [
+        int(symbol[0], 16)
+        for symbol in symbols
+        if symbol[3:] == [f"[{kernel.FENCE}]"] and symbol[1] in "tT"
+    ]
+    return min(code), max(code) + 1
+
+
+def initialisation() -> Range:
+    """Where the kernel's code is that calls what a module does when it is loaded."""
+    return _function("do_one_initcall")
+
+
+class Faults:
+    """Lets the allocations below a piece of code fail when they are told to."""
+
+    def __init__(self, code: Range) -> None:
+        kmemleak = _function("kmemleak_alloc")
+        settings: dict[str, object] = {
+            "verbose": 0,
+            "ignore-gfp-wait": "N",
+            "stacktrace-depth": 32,
+            "require-start": code[0],
+            "require-end": code[1],
+            # It copes by itself with having no memory for its notes.
+            "reject-start": kmemleak[0],
+            "reject-end": kmemleak[1],
+        }
+        for name, value in settings.items():
+            (_SETTINGS / name).write_text(f"{value}\n")
+        self._countdown = os.open(_COUNTDOWN, os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._countdown)
+
+    def call(self, number: int, action: Callable[[], int]) -> tuple[int, bool]:
+        """
+        Does something, which is one system call, while allocation `number` from now on fails.
+
+        What came of it, which is a negative errno for an error, and whether it came to that
+        allocation.
+        """
+        os.pwrite(self._countdown, b"%d" % number, 0)
+        try:
+            answer = action()
+        except OSError as error:
+            answer = -(error.errno or 0)
+        left = int(os.pread(self._countdown, 16, 0))
+        os.pwrite(self._countdown, b"0", 0)
+        true(left in (0, *range(number + 1)), f"{left} of {number} are left")
+        return answer, left == 0
+
+
+@contextmanager
+def failing(code: Range) -> Iterator[Faults]:
+    faults = Faults(code)
+    # What Python allocates by the way must not be counted down.
+    gc.disable()
+    try:
+        yield faults
+    finally:
+        gc.enable()
+        faults.close()
