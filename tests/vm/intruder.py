@@ -42,8 +42,10 @@ def attempts(request: Path, sysfs: Path) -> dict[str, Callable[[], object]]:
         "make a directory": (request / "intruder").mkdir,
         "remove the directory": request.rmdir,
     }
-    # What succeeds as root is tried last: it changes what the others find.
-    for file in ("error", "fenced"):
+    # Before the mode is changed, which root can.
+    for file in ("fenced", "error"):
+        tried[f"write {file}"] = partial(write, request / file, "1")
+    for file in ("fenced", "error"):
         path = request / file
         tried |= {
             f"truncate {file}": partial(write, path, "", os.O_TRUNC),
@@ -51,8 +53,6 @@ def attempts(request: Path, sysfs: Path) -> dict[str, Callable[[], object]]:
             f"take {file}": partial(os.chown, path, os.getuid(), os.getgid()),
             f"open {file} to all": partial(path.chmod, 0o666),
         }
-    for file in ("fenced", "error"):
-        tried[f"write {file}"] = partial(write, request / file, "1")
     return tried
 
 
