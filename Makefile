@@ -5,6 +5,7 @@
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
+# make bench-agent    measure how soon the agent acts, beside a loop that polls
 # make fuzz           compare the module with its model; STEPS=, SEED= and KERNEL= as wanted
 # make lint           run every check of the sources
 # make fmt            format the sources
@@ -30,7 +31,7 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test bench fuzz lint fmt install clean lab-module
+.PHONY: module demo test bench bench-agent fuzz lint fmt install clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -73,6 +74,9 @@ bench: $(if $(FENCE_KO),,lab-module)
 	$(lab) setup $(lab_kernel)
 	$(lab) run tests/bench/run --kernel $(lab_kernel) \
 		$(if $(FENCE_KO),--module $(FENCE_KO)) $(if $(SHORT),--short)
+
+bench-agent: lab-module
+	$(lab) run tests/bench_agent/run --kernel $(lab_kernel)
 
 # It takes as long as it takes; a guest that hangs is silent, and killed for that.
 fuzz: lab-module

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import functools
 import itertools
 import os
 import shutil
@@ -117,7 +118,7 @@ async def run(
         process.returncode = ended.result() if ended.done() else 0
         output.ended(by_itself)
     if not by_itself:
-        return Ending(over_limit=limit)
+        return Ending(over_limit=max(0.0, limit))
     status = ended.result()
     return Ending(status=status) if status >= 0 else Ending(signal=-status)
 
@@ -189,6 +190,7 @@ def _has_mark(pid: int, mark: str) -> bool:
         return False
 
 
+@functools.lru_cache
 def _adopt_orphans() -> None:
     """Makes this process the parent of what its commands leave behind, so that it can be found."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):

@@ -1,128 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The agent, scoutfs-fenced, with the kernel at one end and a command of ours at the other."""
 
-import os
-import subprocess
-import tempfile
+import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from errno import EIO, ENOENT
 from pathlib import Path
 
-import kernel
+from agents import NOTE_START, agent
 from case import Case, case
-from fence import CLIENT_RECONNECT, CaseFailed, Finished, Stopwatch, equal, true
-
-AGENT = kernel.MODULES / "scoutfs-fenced"
-
-# The first start in a guest has Python compile its own library, which nobody has done before.
-SECONDS_TO_START = 60
-
-
-class Agent:
-    """An agent with a configuration, and what its command was called with."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.calls = folder / "calls"
-        self.configuration = folder / "scoutfs-fenced.conf"
-        self.output = folder / "output"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self, script: str) -> Path:
-        """A command that notes how it was called and then does this."""
-        path = self.folder / "fence-it"
-        path.write_text(
-            "#!/bin/sh\n"
-            'set -- "$SCOUTFS_FENCED_REQ_RID" "$SCOUTFS_FENCED_REQ_IP" "$@"\n'
-            f'(IFS=,; echo "$*") >> {self.calls}\n'
-            f"cd {self.folder}\n"
-            f"{script}\n"
-        )
-        path.chmod(0o755)
-        return path
-
-    def configure(self, script: str, arguments: str = "", delay: str = "1", **more: object) -> None:
-        """Sets what the agent is to do; a name and value more is one of SCOUTFS_FENCED_NAME."""
-        self.configuration.write_text(
-            f"SCOUTFS_FENCED_DELAY={delay}\n"
-            f"SCOUTFS_FENCED_RUN={self.command(script)}\n"
-            f'SCOUTFS_FENCED_RUN_ARGS="{arguments}"\n'
-            + "".join(f"SCOUTFS_FENCED_{name.upper()}={value}\n" for name, value in more.items())
-        )
-
-    def begin(self) -> None:
-        """Starts the agent; returns once it serves."""
-        self.launch()
-        self.until_says("serving fence requests", SECONDS_TO_START)
-
-    def launch(self) -> None:
-        environment = dict(
-            os.environ,
-            SCOUTFS_FENCED_CONFIG_FILE=str(self.configuration),
-            RUNTIME_DIRECTORY=str(self.folder),
-        )
-        with self.output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [AGENT], env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-
-    def refuses(self) -> str:
-        """Runs an agent that must not start; returns what it says about it."""
-        self.launch()
-        assert self._process
-        try:
-            status = self._process.wait(SECONDS_TO_START)
-        except subprocess.TimeoutExpired:
-            raise CaseFailed("the agent started") from None
-        true(status > 0, f"its exit status {status} says that something is wrong")
-        return self.output.read_text()
-
-    def until_says(self, text: str, within: float = 20) -> None:
-        watch = Stopwatch()
-        while text not in self.output.read_text():
-            self.check_runs()
-            watch.at_most(within)
-            time.sleep(0.01)
-
-    def called_with(self) -> list[str]:
-        if not self.calls.exists():
-            return []
-        return [line.strip() for line in self.calls.read_text().splitlines()]
-
-    def until_called(self, times: int) -> None:
-        watch = Stopwatch()
-        while len(self.called_with()) < times:
-            self.check_runs()
-            watch.at_most(20)
-            time.sleep(0.02)
-
-    def check_runs(self) -> None:
-        assert self._process
-        status = self._process.poll()
-        if status is not None:
-            raise CaseFailed(f"the agent ended ({status}): {self.output.read_text()}")
-
-    def end(self) -> None:
-        if self._process and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-                raise CaseFailed("the agent did not end when told to") from None
-
-
-@contextmanager
-def agent() -> Iterator[Agent]:
-    with tempfile.TemporaryDirectory() as folder:
-        it = Agent(Path(folder))
-        try:
-            yield it
-        finally:
-            it.end()
+from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, true
 
 
 @case
@@ -253,3 +139,229 @@ def agent_says_what_is_wrong_with_its_configuration(case: Case) -> None:
             true(str(it.configuration) in said, f"{text!r}: {said!r}")
             true("Traceback" not in said, f"{text!r} is answered with a sentence: {said!r}")
         equal(it.called_with(), [])
+
+
+@case
+def agent_starts_the_command_on_the_event(case: Case) -> None:
+    """The command starts within 50 ms of start's return, without a look through sysfs."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure(NOTE_START, delay="600")
+        it.begin()
+        lags = []
+        for rid in range(15):
+            lags.append(it.lag(mount, rid) * 1000)
+            equal(mount.wait_fenced(20_000), 0)
+        case.note(f"{statistics.median(lags):.0f} ms, {max(lags):.0f} ms at worst")
+        true(statistics.median(lags) < 50, f"in less than 50 ms: {[round(lag) for lag in lags]}")
+
+
+@case
+def agent_fences_hosts_at_the_same_time(case: Case) -> None:
+    """Eight hosts whose commands take 8 s each are all fenced within 10 s."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure("sleep 8", delay="600")
+        it.begin()
+        watch = Stopwatch()
+        for host in range(8):
+            mount.started(host, f"10.0.0.{host}")
+        equal(mount.wait_fenced(30_000), 0)
+        case.note(f"in {watch.seconds():.2f} s")
+        watch.at_most(10)
+
+
+@case
+def agent_serves_one_address_after_another(case: Case) -> None:
+    """Requests for one address, of whatever mount, never have two commands at a time."""
+    mounts = [case.mount(), case.mount()]
+    with agent() as it:
+        it.configure("mkdir alone || touch not-alone; sleep 0.3; rmdir alone")
+        it.begin()
+        for mount in mounts:
+            mount.started(1, "10.0.0.1")
+            mount.started(2, "10.0.0.1")
+        equal([mount.wait_fenced(30_000) for mount in mounts], [0, 0])
+        true(not (it.folder / "not-alone").exists(), "one at a time")
+        equal(len(it.called_with()), 4)
+
+
+@case
+def agent_tries_again_while_there_is_time(case: Case) -> None:
+    """A failed command is tried again, and a request that is fenced at last has no error."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure(f"test $(wc -l < {it.calls}) = 3", retry_pause=0.2)
+        it.begin()
+        request = mount.started(0xAA)
+        equal(mount.wait_fenced(25_000), 0)
+        equal(request.read("error"), "0\n")
+        equal(len(it.called_with()), 3)
+
+
+@case
+def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
+    """A command that hangs and ignores SIGTERM is killed with its children, in good time."""
+    mount = case.mount()
+    case.set_timeout_ms(5000)
+    # And not that the request was not serviced.
+    case.expect_error_line(mount, 0xAA)
+    with agent() as it:
+        it.configure("trap '' TERM; sleep 77 & echo $! $$ > pids; while :; do sleep 78; done")
+        it.begin()
+        mount.started(0xAA)
+        mount.request(0xAA).until_failed(20)
+        it.until_says("killed for taking longer than")
+        for pid in (it.folder / "pids").read_text().split():
+            true(not Path("/proc", pid).exists(), f"{pid} is killed")
+        it.check_runs()
+
+
+@case
+def agent_does_not_wait_for_what_a_command_leaves(case: Case) -> None:
+    """A request is fenced when its command ends, though its children hold its output open."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure("sleep 300 & echo $! > pid; exit 0", delay="600")
+        it.begin()
+        mount.started(0xAA)
+        equal(mount.wait_fenced(10_000), 0)
+        left = Path("/proc", (it.folder / "pid").read_text().strip())
+        true(left.exists(), "what it left lives on")
+
+
+@case
+def agent_bears_a_command_that_prints_without_end(case: Case) -> None:
+    """A command that fills its output is killed at its limit, and the log stays short."""
+    mount = case.mount()
+    case.expect_error_line(mount, 0xAA)
+    with agent() as it:
+        it.configure("exec yes", limit=1, retries=0)
+        it.begin()
+        mount.started(0xAA)
+        mount.request(0xAA).until_failed(20)
+        it.until_says("which are left out")
+        true(it.output.stat().st_size < 50_000, "the log is short")
+        it.check_runs()
+
+
+@case
+def agent_ends_the_command_of_a_request_that_goes(case: Case) -> None:
+    """Where a request is dropped, or fails by itself, its command is ended, on the event."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure("echo $$ > pid.$SCOUTFS_FENCED_REQ_RID; exec sleep 79", delay="600", limit=60)
+        it.begin()
+        mount.started(0xAA)
+        case.set_timeout_ms(3000)
+        case.expect_timeout_line(mount, 0xBB, 3000)
+        mount.started(0xBB, "10.0.0.9")
+        it.until_called(2)
+        equal(mount.free(0xAA), 0)
+        it.until_says("nothing more is done, the request is gone", 5)
+        it.until_says("nothing more is done, the request was finished by somebody else")
+        for rid in (0xAA, 0xBB):
+            pid = (it.folder / f"pid.{rid:016x}").read_text().strip()
+            true(not Path("/proc", pid).exists(), f"the command for {rid:x} is ended")
+        it.check_runs()
+
+
+@case
+def agent_serves_a_rid_again_that_it_still_serves(case: Case) -> None:
+    """A leader that steps down and asks again is not kept waiting by the command of before."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure("trap '' TERM; test -e go && exit 0; while :; do sleep 0.1; done", delay="600")
+        it.begin()
+        mount.started(0xAA)
+        it.until_called(1)
+        mount.stop()
+        (it.folder / "go").touch()
+        watch = Stopwatch()
+        mount.started(0xAA)
+        equal(mount.wait_fenced(20_000), 0)
+        watch.at_most(5)
+        equal(len(it.called_with()), 2, "each request has a command of its own")
+
+
+@case
+def agent_that_is_killed_is_replaced(case: Case) -> None:
+    """Whatever an agent did when it was killed, nothing is fenced by that; the next one does it."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure("test -e killed && exit 0; touch running; sleep 3; exit 0")
+        it.begin()
+        for rid in (1, 2):
+            mount.started(rid, f"10.0.0.{rid}")
+        it.until_called(2)
+        it.kill()
+        # The commands go on, and succeed, and nobody knows.
+        time.sleep(4)
+        equal([mount.request(rid).read("fenced") for rid in (1, 2)], ["0\n", "0\n"])
+        (it.folder / "killed").touch()
+        it.begin()
+        equal(mount.wait_fenced(20_000), 0)
+        equal(len(it.called_with()), 4)
+
+
+@case
+def agent_is_the_only_one(case: Case) -> None:
+    """A second agent says that there is one already, and ends; the first goes on."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure("exit 0")
+        it.begin()
+        with agent() as other:
+            other.configuration = it.configuration
+            other.runtime = it.folder
+            said = other.refuses()
+            true("another agent is running, with the process id" in said, said)
+        mount.started(0xAA)
+        equal(mount.wait_fenced(20_000), 0)
+
+
+@case
+def agent_takes_configurations_of_scoutfs_own_agent(case: Case) -> None:
+    """One that needs bash, and commands that rely on it, work as with the agent they are for."""
+    mount = case.mount()
+    with agent() as it:
+        # Not a word of how it is to be run: bash runs such a script itself.
+        command = it.folder / "without-a-first-line"
+        command.write_text(
+            f'[[ $1 == -v && $POWER == 10.0.9.* ]] && echo "$SCOUTFS_FENCED_REQ_IP" > {it.calls}\n'
+        )
+        command.chmod(0o755)
+        it.configuration.write_text(
+            "declare -A power=([rack1]=10.0.9.1)\n"
+            "export POWER=${power[rack1]}\n"
+            f"[[ -x {command} ]] && SCOUTFS_FENCED_RUN={command}\n"
+            "SCOUTFS_FENCED_RUN_ARGS=-v\n"
+            "SCOUTFS_FENCED_DELAY=1\n"
+            "test -e /etc/nowhere && SCOUTFS_FENCED_DELAY=5\n"
+        )
+        it.begin()
+        mount.started(0xAA, "10.0.0.7")
+        equal(mount.wait_fenced(20_000), 0)
+        equal(it.called_with(), ["10.0.0.7"])
+
+
+@case
+def agent_serves_scoutfs_with_its_own_fencing(case: Case) -> None:
+    """Directories without events, an inet_addr or a known timeout are served by looking."""
+    with agent() as it:
+        directory = it.folder / "sys/fs/scoutfs/f.000001.r.000002/fence/00000000000000aa"
+        directory.mkdir(parents=True)
+        for name, value in {
+            "rid": "00000000000000aa",
+            "ipv4_addr": "10.0.0.7",
+            "reason": "client_recovery",
+            "elapsed_secs": "0",
+            "fenced": "0",
+            "error": "0",
+        }.items():
+            (directory / name).write_text(f"{value}\n")
+        it.configure("exit 0", delay="0.2")
+        it.begin("--sysfs", str(it.folder / "sys"))
+        it.until_says("fenced, exit status 0")
+        equal((directory / "fenced").read_text(), "1\n")
+        equal(it.called_with(), ["00000000000000aa,10.0.0.7"])

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from errno import EIO
 from pathlib import Path
 
+from agents import Agent, agent
 from bmc import PASSWORD, Bmc
 from case import Case, case
-from cases.agent import Agent, agent
 from fence import Finished, equal, true
 
 # An emulated guest with other work beside it takes half a minute for its first start of a fence

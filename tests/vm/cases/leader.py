@@ -5,8 +5,8 @@ import time
 from errno import EBUSY, EIO, ESHUTDOWN, ETIMEDOUT
 
 import kernel
+from agents import Agent, agent
 from case import Case, case
-from cases.agent import Agent, agent
 from fence import CLIENT_RECONNECT, CLIENT_RECOVERY, Leader, Standing, Stopwatch, equal, name, true
 
 # A command that begins to fence and ends when a file allows it, or when the case must have failed.

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel tells of requests, and what the agent makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.request import Files
+from scoutfs_fenced.server import Server
+from scoutfs_fenced.uevents import Event, Overflown, Uevents, parse
+from support import World, remove, result
+
+DIRECTORY = "fs/scoutfs/f.000001.r.000002/fence/00c0ffee00000001"
+
+
+def message(action: str, subsystem: str = "scoutfs_fence", directory: str = DIRECTORY) -> bytes:
+    lines = [
+        f"{action}@/{directory}",
+        f"ACTION={action}",
+        f"DEVPATH=/{directory}",
+        f"SUBSYSTEM={subsystem}",
+        "SCOUTFS_FENCE_RID=00c0ffee00000001",
+        "SEQNUM=4711",
+    ]
+    return "".join(f"{line}\0" for line in lines).encode()
+
+
+@pytest.mark.parametrize("action", ["add", "change", "remove"])
+def test_a_message_is_taken_apart(action: str) -> None:
+    assert parse(message(action)) == Event(action, DIRECTORY)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        message("add", subsystem="net"),
+        b"libudev\0\xfe\xed\xca\xfe",
+        b"",
+        b"add@/x\0SUBSYSTEM=scoutfs_fence\0",
+        b"add@/x\0SUBSYSTEM=scoutfs_fence\0ACTION=add\0",
+        b"SUBSYSTEM=scoutfs_fence",
+    ],
+)
+def test_other_messages_are_none(other: bytes) -> None:
+    assert parse(other) is None
+
+
+class Socket:
+    """Messages as they come, each with its sender."""
+
+    def __init__(self, *messages: tuple[bytes, int] | OSError) -> None:
+        self._messages = list(messages)
+
+    def recvfrom(self, _size: int) -> tuple[bytes, tuple[int, int]]:
+        if not self._messages:
+            raise BlockingIOError
+        first = self._messages.pop(0)
+        if isinstance(first, OSError):
+            raise first
+        return first[0], (first[1], 1)
+
+
+def listening_to(*messages: tuple[bytes, int] | OSError) -> Uevents:
+    uevents = Uevents()
+    uevents.close()
+    fake: Any = Socket(*messages)
+    uevents._socket = fake
+    return uevents
+
+
+def test_only_the_kernel_is_listened_to() -> None:
+    uevents = listening_to((message("add"), 4711), (message("remove"), 0), (b"other", 0))
+    assert uevents.receive() == Event("remove", DIRECTORY)
+    assert uevents.receive() is None
+
+
+def test_lost_messages_are_told() -> None:
+    uevents = listening_to(OSError(errno.ENOBUFS, ""), (message("add"), 0))
+    with pytest.raises(Overflown):
+        uevents.receive()
+    assert uevents.receive() == Event("add", DIRECTORY)
+
+
+def test_there_is_room_for_thousands() -> None:
+    uevents = Uevents()
+    assert uevents._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 4 << 20
+    assert uevents.receive() is None
+    uevents.close()
+
+
+# What the server makes of them.
+
+
+def serve(world: World, script: str, act: Callable[[Server], Awaitable[None]]) -> None:
+    """Does something with a server that does not look by itself."""
+    command = (str(world.command(script)),)
+
+    async def main() -> None:
+        settings = Configuration("", delay=600, command=command, environment=dict(os.environ))
+        server = Server(settings, str(world.sysfs))
+        await act(server)
+        for known in server.known.values():
+            if known.task is not None:
+                await known.task
+
+    asyncio.run(main())
+
+
+async def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+
+
+def told(server: Server, *messages: bytes | OSError) -> None:
+    server._uevents = listening_to(*(it if isinstance(it, OSError) else (it, 0) for it in messages))
+    server._receive()
+
+
+def test_add_has_it_fenced(world: World) -> None:
+    directory = world.request()
+
+    async def act(server: Server) -> None:
+        told(server, message("add"), message("add"))
+
+    serve(world, "echo x >>record", act)
+    assert result(directory) == "fenced"
+    assert len(world.recorded()) == 1
+
+
+def test_change_by_the_agent_itself_does_nothing(world: World) -> None:
+    directory = world.request()
+
+    async def act(server: Server) -> None:
+        told(server, message("add"))
+        await until(lambda: result(directory))
+        told(server, message("change"))
+
+    serve(world, "exit 0", act)
+    assert result(directory) == "fenced"
+
+
+def test_change_by_others_ends_the_command(world: World) -> None:
+    directory = world.request()
+
+    async def act(server: Server) -> None:
+        told(server, message("add"))
+        await until(world.recorded)
+        (directory / "error").write_text("1\n")
+        told(server, message("change"))
+        await until(lambda: server.known[str(directory)].task is None)
+
+    serve(world, "echo x >>record; sleep 60", act)
+    assert result(directory) == "error"
+
+
+def answer_as_sysfs(_files: Files) -> bool:
+    """How the open files of a request that is gone answer."""
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+
+def test_remove_ends_the_command(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = world.request()
+
+    async def act(server: Server) -> None:
+        told(server, message("add"))
+        await until(world.recorded)
+        # The message comes first.
+        told(server, message("remove"))
+        remove(directory)
+        monkeypatch.setattr(Files, "finished", answer_as_sysfs)
+        await until(lambda: server.known[str(directory)].task is None)
+
+    serve(world, "echo x >>record; sleep 60", act)
+
+
+def test_remove_of_an_earlier_one_ends_nothing(world: World) -> None:
+    """A look may have found the next of the same name before its messages are read."""
+    directory = world.request()
+
+    async def act(server: Server) -> None:
+        await server._look()
+        await until(world.recorded)
+        told(server, message("remove"), message("add"))
+        await asyncio.sleep(0.1)
+
+    serve(world, "echo x >>record; sleep 0.3", act)
+    assert result(directory) == "fenced"
+    assert len(world.recorded()) == 1
+
+
+def test_messages_about_the_unknown_do_nothing(world: World) -> None:
+    async def act(server: Server) -> None:
+        told(server, message("add"), message("change"), message("remove"))
+        assert not server.known
+
+    serve(world, "exit 0", act)
+
+
+def test_lost_messages_make_it_look(world: World) -> None:
+    async def act(server: Server) -> None:
+        assert not server._look_now.is_set()
+        told(server, OSError(errno.ENOBUFS, ""))
+        assert server._look_now.is_set()
+
+    serve(world, "exit 0", act)
+
+
+def test_no_socket_is_no_obstacle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Uevents) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    directory = world.request()
+    monkeypatch.setattr(Uevents, "__init__", refuse)
+
+    async def act(server: Server) -> None:
+        server._listen()
+        assert not server.has_events
+        await server._look()
+
+    serve(world, "exit 0", act)
+    assert result(directory) == "fenced"
+
+
+# Results that the kernel does not take.
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ESTALE, errno.EIO])
+def test_a_result_that_comes_too_late(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    world.request()
+    refused = OSError(number, os.strerror(number))
+
+    def refuse(_file: int, _data: bytes, _offset: int) -> int:
+        raise refused
+
+    async def act(server: Server) -> None:
+        monkeypatch.setattr("os.pwrite", refuse)
+        told(server, message("add"))
+
+    serve(world, "exit 0", act)
+    why = {
+        errno.ENODEV: "the request is gone",
+        errno.ESTALE: "the request had already failed",
+        errno.EIO: "the kernel did not take it: Input/output error",
+    }
+    assert f"s, but {why[number]}" in capfd.readouterr().out
+    assert result(Path(world.sysfs, DIRECTORY)) == ""
