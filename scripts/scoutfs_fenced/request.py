@@ -84,8 +84,11 @@ def look_at(directory: str, sysfs: str) -> tuple[Request, bool]:
         top = _open_directory(directory, opened)
 
         def value(name: str) -> str:
-            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=top), "rb", buffering=0) as file:
-                return _read(file.fileno())
+            file = os.open(name, os.O_RDONLY, dir_fd=top)
+            try:
+                return _read(file)
+            finally:
+                os.close(file)
 
         address = value("ipv4_addr")
         with suppress(FileNotFoundError):

@@ -143,14 +143,17 @@ def test_children_that_went_elsewhere_are_killed_too() -> None:
         until(lambda n=number: not running(f"1234.{n}"), f"the child {number} is killed")  # type: ignore[misc]
 
 
-def test_other_commands_are_let_alone_when_one_is_killed() -> None:
+def test_other_commands_are_let_alone_when_one_is_killed(tmp_path: Path) -> None:
+    late = tmp_path / "late"
+
     async def both() -> tuple[Ending, Ending]:
         async def one(script: str, limit: float) -> Ending:
             command = ["/bin/sh", "-c", script]
             return await process.run(command, environment=os.environ, limit=limit, say=print)
 
         return await asyncio.gather(
-            one("(setsid sleep 1 &); sleep 1.5", 20), one("(setsid sleep 77 &); sleep 77", 0.5)
+            one(f"(setsid sh -c 'sleep 1; touch {late}' &); sleep 2; test -e {late}", 20),
+            one("(setsid sleep 77 &); sleep 77", 0.5),
         )
 
     ending, killed = asyncio.run(both())

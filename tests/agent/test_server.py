@@ -195,6 +195,20 @@ def test_the_oldest_is_first(world: World) -> None:
     assert world.recorded() == [f"10.0.0.{number}" for number in (1, 3, 4, 0, 2)]
 
 
+def test_one_with_less_time_left_overtakes(world: World) -> None:
+    world.request(elapsed=0)
+    agent = world.agent(
+        "echo $SCOUTFS_FENCED_REQ_IP >>record; while ! test -e go; do sleep 0.05; done", parallel=1
+    )
+    until(world.recorded, "the first runs")
+    for number, elapsed in enumerate((3, 9, 5)):
+        world.request(rid(10 + number), address=f"10.0.0.{number}", elapsed=elapsed)
+        until(lambda n=number: len(world.status()["requests"]) == 2 + n, "it waits")  # type: ignore[misc]
+    (world.folder / "go").touch()
+    until(lambda: len(agent.lines("fenced, exit")) == 4, "all are served")
+    assert world.recorded() == ["10.1.2.3", "10.0.0.1", "10.0.0.2", "10.0.0.0"]
+
+
 def test_a_first_try_is_before_anothers_second(world: World) -> None:
     for number in range(3):
         world.request(rid(number), address=f"10.0.0.{number}", elapsed=9 - number)
@@ -373,6 +387,20 @@ def test_one_that_goes_before_its_turn(world: World) -> None:
     (world.folder / "go").touch()
     agent.says(f"{rid(2)} .*: is gone before its turn came")
     assert len(world.recorded()) == 1
+
+
+def test_one_that_is_made_again_before_its_turn(world: World) -> None:
+    """The new one has to be found before it is served: its time is another."""
+    world.request(elapsed=5)
+    waiting = world.request(rid(2), mount="scoutfs/2")
+    agent = world.agent(wait_for_go(), delay=60)
+    until(world.recorded, "the first runs")
+    waiting.rename(world.folder / "kept")
+    again = world.request(rid(2), mount="scoutfs/2")
+    (world.folder / "go").touch()
+    agent.says(f"{rid(2)} .*: is gone before its turn came")
+    assert len(world.recorded()) == 1
+    assert result(again) == ""
 
 
 def test_one_that_is_finished_before_its_turn(world: World) -> None:

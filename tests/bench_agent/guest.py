@@ -5,18 +5,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import kernel
-from agents import NOTE_START, Agent
+from agents import MOST_MILLISECONDS, Agent
 from fence import Mount, Stopwatch, equal
 
 HERE = Path(__file__).resolve().parent
 
-# What was promised of the agent.
-MOST_MILLISECONDS = 50
+# What was promised of the agent, too.
 MOST_SECONDS = 10
 
 HOSTS = 8
@@ -41,7 +41,9 @@ class Figures:
     """What was measured of one of them."""
 
     name: str
+    # In milliseconds.
     lags: list[float]
+    # Until all hosts were fenced.
     seconds: float
 
     def cells(self) -> tuple[str, ...]:
@@ -49,19 +51,30 @@ class Figures:
         return (self.name, f"{median:.0f} ms", f"{worst:.0f} ms", f"{self.seconds:.1f} s")
 
 
-def measure(name: str, kind: Callable[[Path], Agent], mount: Mount, times: int) -> Figures:
+def floor(times: int) -> Figures:
+    """What starting the command takes by itself: nobody can be faster."""
+    with tempfile.TemporaryDirectory() as folder:
+        it = Agent(Path(folder))
+        command = it.command("exit 0")
+        lags = []
+        for _ in range(times):
+            it.started.unlink(missing_ok=True)
+            began = time.time()
+            with subprocess.Popen([command]):
+                lags.append(it.until_started(began) * 1000)
+    return Figures("the command, started by itself", lags, SECONDS_PER_HOST)
+
+
+def measure(
+    name: str, kind: Callable[[Path], Agent], mount: Mount, times: int, tries: int = 1
+) -> Figures:
     """Measures one of them with new requests."""
     with tempfile.TemporaryDirectory() as folder:
         it = kind(Path(folder))
-        it.configure(NOTE_START, delay="600", parallel=HOSTS, limit=60)
+        it.configure("exit 0", delay="600", parallel=HOSTS, limit=60)
         it.begin()
         try:
-            lags = []
-            for rid in range(times):
-                lags.append(it.lag(mount, rid) * 1000)
-                equal(mount.wait_fenced(30_000), 0)
-            mount.stop()
-
+            lags = it.lags(mount, times, tries)
             it.command(f"sleep {SECONDS_PER_HOST}")
             watch = Stopwatch()
             for host in range(HOSTS):
@@ -79,12 +92,12 @@ def main() -> int:
     kernel.load_both()
     kernel.TIMEOUT_MS.write_text(f"{TIMEOUT_MS}\n")
     mount = Mount(HERE / "mount")
-    agent = measure("scoutfs-fenced", Agent, mount, 31)
+    agent = measure("scoutfs-fenced", Agent, mount, 31, tries=3)
     loop = measure("a loop that looks every second, one host at a time", PollingLoop, mount, 11)
 
     bounds = ("bound", f"{MOST_MILLISECONDS} ms", "", f"{MOST_SECONDS} s")
     heads = ("", "start to command, median", "worst", f"{HOSTS} hosts of {SECONDS_PER_HOST} s")
-    rows = [heads, agent.cells(), bounds, loop.cells()]
+    rows = [heads, floor(31).cells(), agent.cells(), bounds, loop.cells()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()
     for row in rows:
