@@ -7,6 +7,7 @@
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make bench-agent    measure how soon the agent acts, beside a loop that polls
 # make fuzz           compare the module with its model; STEPS=, SEED= and KERNEL= as wanted
+# make torture        everything at once; MINUTES= and KERNEL= as wanted
 # make lint           run every check of the sources
 # make fmt            format the sources
 # make install        install the module for KDIR's kernel, and the agent
@@ -23,6 +24,7 @@ SHORT ?=
 STEPS ?= 100000
 SEED ?= $(shell shuf -i 1-999999999 -n 1)
 PLANT ?=
+MINUTES ?= 5
 PREFIX ?= /usr/local
 
 lab := scripts/lab/lab
@@ -31,7 +33,7 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test bench bench-agent fuzz lint fmt install clean lab-module
+.PHONY: module demo test bench bench-agent fuzz torture lint fmt install clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -83,6 +85,11 @@ fuzz: lab-module
 	$(lab) run env FENCE_TEST_SECONDS=1000000 FENCE_TEST_STEPS=$(STEPS) FENCE_TEST_SEED=$(SEED) \
 		FENCE_TEST_PLANT=$(PLANT) tests/run --kernel $(lab_kernel) \
 		--case the-module-does-what-the-model-does
+
+torture: lab-module
+	$(lab) run env FENCE_TEST_SECONDS=1000000 \
+		FENCE_TEST_SECONDS_OF_TORTURE=$$(($(MINUTES) * 60)) \
+		tests/run --kernel $(lab_kernel) --case torture
 
 lint:
 	$(lab) setup stock

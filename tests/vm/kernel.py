@@ -168,6 +168,12 @@ class KernelLog:
         """Lines that are this and nothing else are no complaints: something is to go wrong."""
         self._allowed.append(pattern)
 
+    def take(self) -> list[LogLine]:
+        """The lines that there are so far, which are forgotten then."""
+        lines = self.lines()
+        self._lines.clear()
+        return lines
+
     def complaints(self) -> list[str]:
         return [
             line.text

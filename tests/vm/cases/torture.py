@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Everything at once: see tests/torture/fence_torture.c, and crew.py.
+
+In the environment FENCE_TEST_SECONDS_OF_TORTURE says for how long.
+"""
+
+import os
+import time
+
+import kernel
+from case import Case, case
+from crew import TORTURE, Crew, Tally, at_work, unload_all
+from fence import Stopwatch, equal, true
+from fuzz import quiet_console, say
+
+SECONDS = 20
+# The modules are loaded anew after so long.
+SECONDS_OF_A_ROUND = 20
+SECONDS_BETWEEN_SIGNS = 10
+ENDS = ("fenced", "failed", "unanswered", "dropped")
+
+
+def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
+    kernel.load_both()
+    kernel.load(TORTURE)
+    say("all threads run")
+    crew.paused = False
+    watch = Stopwatch()
+    sign = 0.0
+    try:
+        while watch.seconds() < seconds:
+            time.sleep(0.5)
+            tally.read()
+            if watch.seconds() > sign:
+                # A guest that prints nothing is taken for one that hangs.
+                say(f"{tally.told['started']} requests so far")
+                sign = watch.seconds() + SECONDS_BETWEEN_SIGNS
+    finally:
+        crew.paused = True
+        say("ending all threads")
+        kernel.unload(TORTURE)
+    say("unloading the modules")
+    unload_all()
+    tally.read()
+
+
+@case
+def torture(case: Case) -> None:
+    """With everything at once each request has one end, answers are right, nobody sleeps on."""
+    asked = os.environ.get("FENCE_TEST_SECONDS_OF_TORTURE")
+    if not asked and kernel.PATIENCE > 1:
+        # A kernel that watches itself takes minutes to start it.
+        case.note("not run here unless it is asked for: make torture")
+        return
+    seconds = float(asked or SECONDS)
+    case.expect_line(".*", None)
+    tally = Tally(case.log)
+    with quiet_console(), at_work() as crew:
+        # A kernel that watches itself takes its time to start processes.
+        watch = Stopwatch()
+        while (left := seconds - watch.seconds()) > 0:
+            one_round(crew, tally, min(left, SECONDS_OF_A_ROUND))
+        spent = watch.seconds()
+        mine, problems = crew.end()
+    kernel.load_both()
+    tally.read()
+    equal(problems, [], "what the crew saw and should not have")
+
+    counts = tally.counts + mine
+    for name, number in sorted(counts.items()):
+        case.note(f"{number:8} {name}, {number / spent:.0f} a second")
+    for name in ("judgements", *ENDS):
+        true(counts[name] > 0, f"there are some of these: {name}")
+    ends = {name: counts[name] for name in ENDS}
+    equal(sum(ends.values()), counts["started"], f"how many requests were started; ends: {ends}")
+    equal(tally.told["started"], counts["started"], "how many were made, as the log tells")
+    equal(tally.told["dropped"], counts["dropped"], "how many were dropped, as the log tells")
