@@ -545,7 +545,7 @@ def test_a_mistake_in_the_configuration_is_one_sentence(world: World) -> None:
     )
     world.configuration.write_text("SCOUTFS_FENCED_RUN=/bin/true\nSCOUTFS_FENCED_DELAY=often\n")
     agent = world.begin()
-    assert agent.wait() == 1
+    assert agent.wait() == 78
     assert agent.log() == (
         f"scoutfs-fenced: {world.configuration}, line 2: "
         "SCOUTFS_FENCED_DELAY must be a positive number of seconds, not 'often'\n"
