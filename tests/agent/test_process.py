@@ -236,3 +236,4 @@ def test_hundreds_at_once() -> None:
         return await asyncio.gather(*one)
 
     assert set(asyncio.run(many())) == {Ending(status=4)}
+    assert not process._running, "nobody waits for them any more"
