@@ -371,11 +371,12 @@ class Leader(Mount):
         assert found
         return Standing(found[1] == "1", int(found[2]), int(found[3]))
 
-    def until(self, wanted: Standing, within: float = 20) -> None:
+    def until(self, *wanted: Standing, within: float = 20) -> None:
+        """Returns once it stands in one of these ways with the leader."""
         watch = Stopwatch()
-        while self.standing() != wanted:
+        while (standing := self.standing()) not in wanted:
             if watch.seconds() > within * kernel.PATIENCE:
-                equal(self.standing(), wanted, f"the leader's standing after {within} s")
+                raise CaseFailed(f"got {standing} after {within} s, wanted {wanted}")
             time.sleep(0.01)
 
 
