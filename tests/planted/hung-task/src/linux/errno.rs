@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Error numbers that the kernel crate does not name on every supported kernel.
+//!
+//! C header: [`include/uapi/asm-generic/errno.h`](srctree/include/uapi/asm-generic/errno.h)
+
+use kernel::{
+    bindings,
+    error::Error,
+    ffi::c_int, //
+};
+
+/// An error number, which becomes an [`Error`].
+#[derive(Clone, Copy)]
+pub(crate) struct Errno(u32);
+
+/// The family of an address is not one that we know.
+pub(crate) const EAFNOSUPPORT: Errno = Errno(bindings::EAFNOSUPPORT);
+/// The requests waited for were dropped.
+pub(crate) const ESHUTDOWN: Errno = Errno(bindings::ESHUTDOWN);
+/// What is written to has changed too much for that.
+pub(crate) const ESTALE: Errno = Errno(bindings::ESTALE);
+/// The time was over.
+pub(crate) const ETIMEDOUT: Errno = Errno(bindings::ETIMEDOUT);
+
+impl From<Errno> for Error {
+    fn from(errno: Errno) -> Self {
+        Error::from_errno(-(errno.0 as c_int))
+    }
+}

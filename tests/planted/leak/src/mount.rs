@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The fence requests of one mount.
+//!
+//! # Locking
+//!
+//! - The mutex `directories` serialises making and removing directories. Whoever changes which
+//!   requests are listed holds it. It is taken first.
+//! - The mutex in each request's [`Announcement`] is taken next, and is held while programs are told
+//!   of the request.
+//! - The spinlock `requests` protects the list and the state of every request on it. It is held
+//!   shortly, with no allocation and no sleep.
+//!
+//! A write to a file takes the spinlock, and then the announcement's mutex. It runs while sysfs holds the file active, and who
+//! removes the directory waits for it with the mutex held.
+//!
+//! # Waiting
+//!
+//! Everything that a waiter could be waiting for wakes [`Mount::changed`], after the change was
+//! made under the spinlock. As a request can fail and be freed before a waiter runs, and a list can
+//! be dropped and filled again, failures, drops and stops are counted, and a waiter compares the
+//! counts with those at its beginning.
+
+use crate::{
+    directory::{
+        self,
+        RequestDirectory,
+        Subject, //
+    },
+    events::{
+        self,
+        Announcement, //
+    },
+    linux::{
+        delayed_work::{
+            DelayedWork,
+            Queue,
+            Run, //
+        },
+        errno::{
+            ESHUTDOWN,
+            ETIMEDOUT, //
+        },
+        jiffies::{
+            jiffies,
+            Deadline,
+            Jiffies, //
+        },
+        kobject::{
+            Directory,
+            Kobject,
+            Set, //
+        },
+        memalloc::NofsScope,
+        module,
+        super_block::Device,
+        wait_queue::WaitQueue, //
+    },
+    request::Request,
+    requests::{
+        Entry,
+        Finished,
+        ReasonRoom,
+        Requests,
+        Room, //
+    }, //
+};
+use core::net::IpAddr;
+use kernel::{
+    c_str,
+    ffi::c_int,
+    new_mutex,
+    new_spinlock,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
+    str::{
+        CStr,
+        CString, //
+    },
+    sync::{
+        Arc,
+        LockedBy,
+        Mutex,
+        SpinLock, //
+    }, //
+};
+
+/// A mount, as everybody refers to it: its timeout is a work that can be queued.
+pub(crate) type MountRef = Arc<DelayedWork<Mount>>;
+
+/// One mount: its directory, its requests, and who waits for them.
+#[pin_data]
+pub(crate) struct Mount {
+    name: CString,
+    place: Place,
+    /// The registry holds it longer than any mount does, so that a mount which is dropped by its
+    /// own alarm does not drop the queue that runs it.
+    shared: Arc<Shared>,
+    #[pin]
+    directories: Mutex<Directories>,
+    #[pin]
+    requests: SpinLock<Requests<Listed>>,
+    #[pin]
+    changed: WaitQueue,
+}
+
+/// What all mounts share while the module is loaded.
+pub(crate) struct Shared {
+    /// `/sys/fs/scoutfs_fence`, by whose name the uevents of all requests are known.
+    pub(crate) directory: Set,
+    /// What the alarms are queued on.
+    pub(crate) queue: Queue,
+}
+
+/// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
+struct Directories {
+    by_rid: RBTree<u64, Announced>,
+    /// How many requests there were so far.
+    started: u64,
+    /// The parent of all requests' directories, until the mount is destroyed.
+    fence: Option<Directory>,
+    /// The parent of that, where it is ours.
+    parent: Option<Directory>,
+}
+
+/// A request's directory that programs know of. They are told before it goes, when this is dropped.
+struct Announced(Arc<RequestDirectory<Listed>>);
+
+impl Announced {
+    fn new(directory: Arc<RequestDirectory<Listed>>) -> Self {
+        directory.subject().announcement.add(directory.clone());
+        Self(directory)
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // What is left then is our reference, so that the directory goes with it.
+        self.0.subject().announcement.remove();
+    }
+}
+
+/// A request, and the mount that it is listed at.
+#[pin_data]
+pub(crate) struct Listed {
+    mount: MountRef,
+    number: u64,
+    request: LockedBy<Request, Requests<Self>>,
+    #[pin]
+    announcement: Announcement<Self>,
+}
+
+/// What tells the directory of one mount from that of every other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A directory of ours, named for the device.
+    Device(Device),
+    /// The filesystem's directory of that [identity](Kobject::identity).
+    Kobject(usize),
+}
+
+/// The directory that a mount's requests are shown below.
+pub(crate) enum Parent<'a> {
+    /// One of ours, which goes with the mount.
+    Ours(Directory),
+    /// One that the filesystem has made.
+    TheFilesystems(&'a Kobject),
+}
+
+impl Parent<'_> {
+    fn kobject(&self) -> &Kobject {
+        match self {
+            Parent::Ours(directory) => directory,
+            Parent::TheFilesystems(kobject) => kobject,
+        }
+    }
+}
+
+/// How many requests that time out at once are told of together.
+const BATCH: usize = 16;
+
+impl Mount {
+    /// Makes a mount whose requests are shown in `fence/` below `parent`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(place: Place, parent: Parent<'_>, shared: Arc<Shared>) -> Result<MountRef> {
+        let _nofs = NofsScope::enter();
+        let name = CString::try_from(parent.kobject().name())?;
+        // It holds a reference to its parent until it is removed.
+        let fence = Directory::create(c_str!("fence"), parent.kobject())?;
+        let directories = Directories {
+            by_rid: RBTree::new(),
+            started: 0,
+            fence: Some(fence),
+            parent: match parent {
+                Parent::Ours(directory) => Some(directory),
+                Parent::TheFilesystems(_) => None,
+            },
+        };
+        Arc::pin_init(
+            DelayedWork::new(try_pin_init!(Self {
+                name,
+                place,
+                shared,
+                directories <- new_mutex!(directories, "scoutfs_fence_directories"),
+                requests <- new_spinlock!(Requests::new(), "scoutfs_fence_requests"),
+                changed <- WaitQueue::new(),
+            })),
+            GFP_KERNEL,
+        )
+    }
+
+    /// How the log names the mount.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// What no other mount may have.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Lists a request for the mount `rid`, or adds the reason to the one that is listed.
+    ///
+    /// May sleep. Does not recurse into the filesystem.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile.
+    pub(crate) fn start(this: &MountRef, rid: u64, address: IpAddr, reason: c_int) -> Result {
+        let _nofs = NofsScope::enter();
+        let mut directories = this.directories.lock();
+        let fence = directories.fence.as_ref().ok_or(ENODEV)?;
+        if let Some(directory) = directories.by_rid.get(&rid) {
+            return directory.0.subject().add_reason(reason);
+        }
+
+        let request = Request::new(rid, address, reason, jiffies(), module::timeout_ms());
+        let number = directories.started;
+        let listed = Arc::pin_init(
+            try_pin_init!(Listed {
+                mount: this.clone(),
+                number,
+                request: LockedBy::new(&this.requests, request),
+                announcement <- Announcement::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let room = Room::new()?;
+        let directory = directory::create(&this.shared.directory, fence, listed.clone())?;
+        let directory = Arc::new(directory, GFP_KERNEL)?;
+        events::requested(&this.name, rid, address, listed.look(Request::reason_name));
+        directories
+            .by_rid
+            .insert(node.into_node(rid, Announced::new(directory)));
+        directories.started += 1;
+        Mount::list(this, listed, room);
+        Ok(())
+    }
+
+    /// Puts a request, whose directory is complete, on the list.
+    fn list(this: &MountRef, listed: Arc<Listed>, room: Room<Listed>) {
+        let mut requests = this.requests.lock();
+        let now = jiffies();
+        let remaining = listed.request.access(&requests).remaining(now);
+        requests.list(listed, room);
+        if let Some(remaining) = remaining {
+            Mount::set_alarm(this, &mut requests, now, remaining);
+            return;
+        }
+        drop(requests);
+        // Userspace was faster than we: it saw the directory, and has answered.
+        this.changed.wake_up_all();
+    }
+
+    /// Lets [`Mount::run`] look for requests that have timed out in `remaining` jiffies, or sooner
+    /// where that is planned. The caller holds the spinlock.
+    fn set_alarm(
+        this: &MountRef,
+        requests: &mut Requests<Listed>,
+        now: Jiffies,
+        remaining: Jiffies,
+    ) {
+        // The span of newer requests can be shorter: root may have changed the parameter.
+        if requests
+            .alarm
+            .is_none_or(|alarm| remaining < alarm.remaining(now))
+        {
+            requests.alarm = Some(Deadline::new(now, remaining));
+            DelayedWork::modify(this, &this.shared.queue, remaining);
+        }
+    }
+
+    /// The oldest finished request, which stays listed. Never sleeps.
+    pub(crate) fn next(&self) -> Option<Finished> {
+        self.requests.lock().next()
+    }
+
+    /// Whether any listed request carries the reason. Never sleeps.
+    pub(crate) fn reason_pending(&self, reason: c_int) -> bool {
+        self.requests.lock().any_with(reason)
+    }
+
+    /// Takes a request off the list, finished or not, and its directory away. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` where there is none.
+    pub(crate) fn free(&self, rid: u64) -> Result {
+        let mut directories = self.directories.lock();
+        let directory = directories.by_rid.remove(&rid).ok_or(ENOENT)?;
+        let listed = self.requests.lock().remove(directory.0.subject());
+        self.changed.wake_up_all();
+        // Removed before the mutex is given up, so that a new request for this rid can have the
+        // directory's name.
+        drop(directory);
+        core::mem::forget(listed);
+        Ok(())
+    }
+
+    /// Waits, uninterruptibly, for `timeout` jiffies until every listed request is fenced.
+    ///
+    /// Sleeps, unless the timeout is 0.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` where a request failed; `ESHUTDOWN` where requests were dropped; `ETIMEDOUT`.
+    pub(crate) fn wait_fenced(&self, timeout: Jiffies) -> Result {
+        let (failures, drops) = {
+            let requests = self.requests.lock();
+            (requests.failures, requests.drops)
+        };
+        let outcome = self.changed.wait_event_timeout(timeout, || {
+            let requests = self.requests.lock();
+            if requests.failures != failures || requests.any_failed() {
+                Some(Err(EIO))
+            } else if requests.drops != drops || requests.destroyed {
+                Some(Err(ESHUTDOWN.into()))
+            } else {
+                (!requests.any_unanswered()).then_some(Ok(()))
+            }
+        });
+        outcome.map_or(Err(ETIMEDOUT.into()), |(outcome, _)| outcome)
+    }
+
+    /// Waits, uninterruptibly, for `timeout` jiffies until [`next`](Self::next) tells something.
+    ///
+    /// Returns the jiffies that were left then, and `None` where the time was over. Sleeps, unless
+    /// the timeout is 0.
+    ///
+    /// # Errors
+    ///
+    /// `ESHUTDOWN` after stop or destroy.
+    pub(crate) fn wait_next(&self, timeout: Jiffies) -> Result<Option<Jiffies>> {
+        let stops = self.requests.lock().stops;
+        let outcome = self.changed.wait_event_timeout(timeout, || {
+            let requests = self.requests.lock();
+            if requests.stops != stops || requests.destroyed {
+                Some(Err(ESHUTDOWN))
+            } else {
+                requests.any_finished().then_some(Ok(()))
+            }
+        });
+        let Some((outcome, remaining)) = outcome else {
+            return Ok(None);
+        };
+        outcome?;
+        Ok(Some(remaining))
+    }
+
+    /// Whether no request is listed, and whether a listed one has failed. Never sleeps.
+    pub(crate) fn drained(&self) -> (bool, bool) {
+        let requests = self.requests.lock();
+        (requests.is_empty(), requests.any_failed())
+    }
+
+    /// Drops every request; new ones can be made again. May sleep.
+    pub(crate) fn stop(&self) {
+        self.drop_requests(&mut self.directories.lock());
+    }
+
+    /// Drops every request, and removes the mount's directory. May sleep.
+    ///
+    /// Calls that race with this, or come after it, find no requests and can make none.
+    pub(crate) fn destroy(this: &MountRef) {
+        let mut directories = this.directories.lock();
+        this.requests.lock().destroyed = true;
+        this.drop_requests(&mut directories);
+        directories.fence = None;
+        directories.parent = None;
+        drop(directories);
+        // Nothing is listed any more that the alarm could be set for again.
+        DelayedWork::cancel_sync(this);
+    }
+
+    fn drop_requests(&self, directories: &mut Directories) {
+        let dropped = {
+            let mut requests = self.requests.lock();
+            requests.stops += 1;
+            requests.drops += u64::from(!requests.is_empty());
+            requests.clear()
+        };
+        self.changed.wake_up_all();
+        let count = dropped.count();
+        if count == 0 {
+            return;
+        }
+        // Removed while the caller holds the mutex, so that new requests can have the same names.
+        directories.by_rid = RBTree::new();
+        events::dropped(&self.name, count);
+    }
+
+    /// Marks requests that nobody answered in time as failed, and says which, [`BATCH`] of them at
+    /// the most. Where that was all, sets the alarm for the next one.
+    fn expire(this: &MountRef) -> [Option<Arc<Listed>>; BATCH] {
+        let mut requests = this.requests.lock();
+        let now = jiffies();
+        requests.alarm = None;
+        let overdue = [(); BATCH].map(|()| requests.expire(now));
+        if let Some(remaining) = requests.remaining(now) {
+            Mount::set_alarm(this, &mut requests, now, remaining);
+        }
+        overdue
+    }
+}
+
+impl Run for Mount {
+    /// The alarm: some request may have timed out.
+    fn run(this: MountRef) {
+        loop {
+            let overdue = Mount::expire(&this);
+            if overdue.iter().any(Option::is_some) {
+                this.changed.wake_up_all();
+            }
+            for listed in overdue.iter().flatten() {
+                let (rid, timeout_ms) =
+                    listed.look(|request| (request.rid(), request.timeout_ms()));
+                events::timed_out(&this.name, rid, timeout_ms);
+                listed.announcement.change();
+            }
+            if overdue.iter().any(Option::is_none) {
+                return;
+            }
+        }
+    }
+}
+
+impl Entry for Listed {
+    fn request(&self) -> &LockedBy<Request, Requests<Self>> {
+        &self.request
+    }
+
+    fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Listed {
+    /// Adds a reason, unless the request carries it. May sleep.
+    ///
+    /// The caller holds the mutex, under which alone reasons are added, so that there are as many
+    /// when the room for one more has been allocated.
+    fn add_reason(&self, reason: c_int) -> Result {
+        let Some(count) =
+            self.look(|request| (!request.carries(reason)).then(|| request.further_reasons()))
+        else {
+            return Ok(());
+        };
+        let reasons = KVec::with_capacity(count + 1, GFP_KERNEL)?;
+        let room = ReasonRoom::new()?;
+        let mut requests = self.mount.requests.lock();
+        let old = requests.add_reason(self, reason, reasons, room);
+        drop(requests);
+        old.map(drop)
+    }
+}
+
+impl Subject for Listed {
+    fn look<R>(&self, look: impl FnOnce(&Request) -> R) -> R {
+        look(self.request.access(&self.mount.requests.lock()))
+    }
+
+    fn fenced(&self) -> Result {
+        let mut requests = self.mount.requests.lock();
+        let news = requests.fence(self)?;
+        let request = self.request.access(&requests);
+        let (rid, elapsed_ms) = (request.rid(), request.elapsed_ms(jiffies()));
+        drop(requests);
+        if news {
+            self.mount.changed.wake_up_all();
+            events::fenced(&self.mount.name, rid, elapsed_ms);
+            self.announcement.change();
+        }
+        Ok(())
+    }
+
+    fn error(&self) {
+        let mut requests = self.mount.requests.lock();
+        let news = requests.fail(self);
+        let rid = self.request.access(&requests).rid();
+        drop(requests);
+        if news {
+            self.mount.changed.wake_up_all();
+            events::error(&self.mount.name, rid);
+            self.announcement.change();
+        }
+    }
+}

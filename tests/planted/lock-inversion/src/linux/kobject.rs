@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Kernel objects: directories in sysfs.
+//!
+//! Only objects that the C side releases are wrapped. Their memory may outlive their directory and
+//! even this module, and none of our code runs when it goes.
+//!
+//! C headers: [`include/linux/kobject.h`](srctree/include/linux/kobject.h),
+//! [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h)
+
+#![allow(unsafe_code)]
+
+use super::text::Text;
+use core::{
+    fmt::{
+        self,
+        Write as _, //
+    },
+    mem,
+    ops::Deref,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
+use kernel::{
+    bindings,
+    c_str,
+    error::to_result,
+    prelude::*,
+    str::CStr,
+    types::Opaque, //
+};
+
+/// A `struct kobject` that has a name, and that somebody holds a reference to.
+#[repr(transparent)]
+pub(crate) struct Kobject(Opaque<bindings::kobject>);
+
+impl Kobject {
+    /// The directory `/sys/fs`.
+    pub(crate) fn fs() -> &'static Self {
+        // SAFETY: `fs_kobj` is set while the kernel boots, and is never released. The layout of
+        // `Self` is that of a kobject.
+        unsafe { &*bindings::fs_kobj.cast() }
+    }
+
+    /// A kobject that C code passed. Any context.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a null pointer, and for a kobject that was never named.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be null, or to a kobject that is neither released nor renamed during `'a`.
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::kobject) -> Result<&'a Self> {
+        // SAFETY: The caller promises that it is null or alive. The layout of `Self` is that of a
+        // kobject.
+        let this = unsafe { ptr.cast::<Self>().as_ref() }.ok_or(EINVAL)?;
+        // SAFETY: The kobject is alive.
+        if unsafe { (*ptr).name.is_null() } {
+            return Err(EINVAL);
+        }
+        Ok(this)
+    }
+
+    /// What its directory is called.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: Every `Kobject` has a name, which does not change while it is borrowed.
+        unsafe { CStr::from_char_ptr((*self.as_raw()).name) }
+    }
+
+    /// What tells this kobject from every other one that lives.
+    pub(crate) fn identity(&self) -> usize {
+        self.as_raw() as usize
+    }
+
+    /// The C object.
+    pub(super) fn as_raw(&self) -> *mut bindings::kobject {
+        self.0.get()
+    }
+}
+
+/// What a uevent says has happened to a kobject.
+///
+/// Mirrors the constants of `enum kobject_action`.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Action {
+    /// It is there, and complete.
+    Add = bindings::kobject_action_KOBJ_ADD,
+    /// It is not what it was.
+    Change = bindings::kobject_action_KOBJ_CHANGE,
+    /// It is about to go.
+    Remove = bindings::kobject_action_KOBJ_REMOVE,
+}
+
+/// A variable of a uevent: its name and its value.
+pub(crate) type Variable<'a> = (&'a str, &'a dyn fmt::Display);
+
+/// How many bytes the variables of a uevent can have.
+const ENVIRONMENT: usize = 512;
+
+/// How many variables a uevent can have.
+const VARIABLES: usize = 8;
+
+/// A directory of our own in sysfs, which goes when this is dropped.
+///
+/// # Examples
+///
+/// ```ignore
+/// let ours = Directory::create(c_str!("ours"), Kobject::fs())?;
+/// let inner = Directory::create(c_str!("inner"), &ours)?;
+/// ```
+///
+/// # Invariants
+///
+/// The pointer is to a kobject that is in sysfs, and this owns a reference to it.
+pub(crate) struct Directory(NonNull<bindings::kobject>);
+
+// SAFETY: A kobject may be used and given up by any task.
+unsafe impl Send for Directory {}
+
+// SAFETY: The methods only read what does not change while the kobject is in sysfs.
+unsafe impl Sync for Directory {}
+
+impl Directory {
+    /// Makes a directory below `parent`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, also for a name that is taken: the C side tells no difference, but logs it.
+    pub(crate) fn create(name: &CStr, parent: &Kobject) -> Result<Self> {
+        // SAFETY: The name is terminated, and copied. The parent is alive.
+        let raw = unsafe { bindings::kobject_create_and_add(name.as_char_ptr(), parent.as_raw()) };
+        // INVARIANT: A kobject that is returned has been added, and the reference is ours.
+        Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
+    }
+
+    /// Makes a directory below `parent` that can send uevents, as one of the set's. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EEXIST` for a name that is taken, which the C side logs.
+    pub(crate) fn create_in(set: &Set, name: &CStr, parent: &Kobject) -> Result<Self> {
+        let raw = KBox::new(
+            bindings::kobject {
+                kset: set.0.as_ptr(),
+                ..Default::default()
+            },
+            GFP_KERNEL,
+        )?;
+        let raw = NonNull::from(KBox::leak(raw));
+        // SAFETY: The memory is zeroed but for the set, which lives. `fs_kobj` is always there, and
+        // of the type that the C side frees, as memory of kmalloc's, when it is released. The name
+        // is terminated, and copied. The parent is alive.
+        let result = to_result(unsafe {
+            bindings::kobject_init_and_add(
+                raw.as_ptr(),
+                (*bindings::fs_kobj).ktype,
+                parent.as_raw(),
+                c_str!("%s").as_char_ptr(),
+                name.as_char_ptr(),
+            )
+        });
+        if let Err(error) = result {
+            // SAFETY: The kobject is initialised, and the only reference is ours.
+            unsafe { bindings::kobject_put(raw.as_ptr()) };
+            return Err(error);
+        }
+        // INVARIANT: The kobject has been added, and the reference is ours.
+        Ok(Self(raw))
+    }
+
+    /// Sends a uevent, with these variables besides those that every uevent has. May sleep.
+    ///
+    /// It reaches everybody who listens before this returns.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the directory is in no [`Set`], or the variables are longer than
+    /// [`ENVIRONMENT`] or more than [`VARIABLES`]; `ENOMEM`.
+    pub(crate) fn uevent(&self, action: Action, environment: &[Variable<'_>]) -> Result {
+        let mut buffer = [0; ENVIRONMENT];
+        // With a null pointer at the end.
+        let mut variables = [ptr::null_mut(); VARIABLES + 1];
+        if environment.len() > VARIABLES {
+            return Err(EINVAL);
+        }
+        let mut rest = &mut buffer[..];
+        for ((name, value), variable) in environment.iter().zip(&mut variables) {
+            let mut text = Text::new(rest);
+            text.write_str(name)?;
+            text.write_str("=")?;
+            write!(text, "{value}\0")?;
+            let length = text.length();
+            let (text, behind) = mem::take(&mut rest).split_at_mut(length);
+            *variable = text.as_mut_ptr().cast();
+            rest = behind;
+        }
+        // SAFETY: By the type invariant the kobject is in sysfs. The array ends with a null pointer, and the others are to
+        // texts that end with a zero and are not changed meanwhile. All is copied.
+        to_result(unsafe {
+            bindings::kobject_uevent_env(self.0.as_ptr(), action as u32, variables.as_mut_ptr())
+        })
+    }
+
+    /// Wakes everybody who polls the file `name` of the directory. May sleep.
+    pub(crate) fn notify(&self, name: &CStr) {
+        // SAFETY: By the type invariant the kobject is in sysfs. The name is terminated.
+        unsafe { bindings::sysfs_notify(self.0.as_ptr(), ptr::null(), name.as_char_ptr()) };
+    }
+}
+
+impl Deref for Directory {
+    type Target = Kobject;
+
+    fn deref(&self) -> &Kobject {
+        // SAFETY: By the type invariant the kobject is alive. The layout of `Kobject` is that of
+        // a kobject.
+        unsafe { self.0.cast().as_ref() }
+    }
+}
+
+impl Drop for Directory {
+    /// Removes the directory and all files in it. Sleeps until nobody is in the middle of reading
+    /// or writing one of them; who still holds one open gets `ENODEV` from then on.
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the kobject is in sysfs, and the reference is ours.
+        unsafe {
+            bindings::kobject_del(self.0.as_ptr());
+            bindings::kobject_put(self.0.as_ptr());
+        }
+    }
+}
+
+/// A directory whose name is the subsystem that the uevents of its members come from. A member's
+/// directory can be anywhere.
+///
+/// # Examples
+///
+/// ```ignore
+/// let set = Set::create(c_str!("ours"), Kobject::fs())?;
+/// let member = Directory::create_in(&set, c_str!("member"), &parent)?;
+/// member.uevent(Action::Add, &[("COLOUR", &"red")])?;
+/// ```
+///
+/// # Invariants
+///
+/// The pointer is to a kset that is in sysfs, and this owns a reference to it.
+pub(crate) struct Set(NonNull<bindings::kset>);
+
+// SAFETY: A kset may be used and given up by any task.
+unsafe impl Send for Set {}
+
+// SAFETY: A kset brings its own lock.
+unsafe impl Sync for Set {}
+
+impl Set {
+    /// Makes a set below `parent`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, also for a name that is taken: the C side tells no difference, but logs it.
+    pub(crate) fn create(name: &CStr, parent: &Kobject) -> Result<Self> {
+        // SAFETY: The name is terminated, and copied. The parent is alive. There may be no
+        // operations.
+        let raw = unsafe {
+            bindings::kset_create_and_add(name.as_char_ptr(), ptr::null(), parent.as_raw())
+        };
+        // INVARIANT: A kset that is returned has been added, and the reference is ours.
+        Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
+    }
+}
+
+impl Deref for Set {
+    type Target = Kobject;
+
+    fn deref(&self) -> &Kobject {
+        // SAFETY: By the type invariant the kset is alive, and the layout of `Kobject` is that of
+        // its kobject.
+        unsafe { &*(&raw const (*self.0.as_ptr()).kobj).cast() }
+    }
+}
+
+impl Drop for Set {
+    /// Removes the directory. Who is still a member keeps the memory.
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the kset is in sysfs, and the reference is ours.
+        unsafe { bindings::kset_unregister(self.0.as_ptr()) };
+    }
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What bindgen makes of `include/fence.h` and `src/glue.h`.
+//!
+//! Kbuild generates it at every build. `abi.rs` checks the exported functions against it.
+
+#![allow(
+    dead_code,
+    improper_ctypes,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_code,
+    clippy::all
+)]
+
+use kernel::{
+    bindings::*,
+    ffi, //
+};
+
+include!("header_generated.rs");
