@@ -92,6 +92,44 @@ common_options() {
 	END
 }
 
+# What finds faults at whatever cost, beside a sanitizer of memory.
+watching_options() {
+	cat <<-END
+		CONFIG_DEBUG_KMEMLEAK=y
+		CONFIG_UBSAN=y
+		CONFIG_UBSAN_BOUNDS=y
+		CONFIG_UBSAN_SHIFT=y
+		CONFIG_UBSAN_BOOL=y
+		CONFIG_UBSAN_ENUM=y
+		CONFIG_RUST_DEBUG_ASSERTIONS=y
+		CONFIG_RUST_OVERFLOW_CHECKS=y
+
+		# Locks, and waiting. Emulated processors may get no time for a while.
+		CONFIG_PROVE_LOCKING=y
+		CONFIG_DEBUG_ATOMIC_SLEEP=y
+		CONFIG_DEFAULT_HUNG_TASK_TIMEOUT=60
+		CONFIG_RCU_CPU_STALL_TIMEOUT=60
+
+		# The life of objects.
+		CONFIG_DEBUG_OBJECTS=y
+		CONFIG_DEBUG_OBJECTS_FREE=y
+		CONFIG_DEBUG_OBJECTS_TIMERS=y
+		CONFIG_DEBUG_OBJECTS_WORK=y
+		CONFIG_DEBUG_OBJECTS_RCU_HEAD=y
+		CONFIG_DEBUG_KOBJECT_RELEASE=y
+
+		# Allocations that fail.
+		CONFIG_FAULT_INJECTION=y
+		CONFIG_FAILSLAB=y
+		CONFIG_FAULT_INJECTION_DEBUG_FS=y
+		CONFIG_FAULT_INJECTION_STACKTRACE_FILTER=y
+
+		# Each allocation and each lock notes who calls, which this makes cheap.
+		CONFIG_UNWINDER_FRAME_POINTER=y
+		CONFIG_INIT_STACK_NONE=y
+	END
+}
+
 fetch_linux() {
 	local folder=$1
 	say "asking Debian for its Linux 6.12"
