@@ -4,6 +4,7 @@
 # make KERNEL=stock   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel
+# make test-instruments   plant faults on the kernel debug, to see that each is found
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make bench-agent    measure how soon the agent acts, beside a loop that polls
 # make fuzz           compare the module with its model; STEPS=, SEED= and KERNEL= as wanted
@@ -33,7 +34,7 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test bench bench-agent fuzz torture lint fmt install clean lab-module
+.PHONY: module demo test test-instruments bench bench-agent fuzz torture lint fmt install clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -71,6 +72,11 @@ else
 test: lab-module
 	$(lab) run tests/run --kernel $(lab_kernel) $(if $(CASE),--case $(CASE))
 endif
+
+test-instruments: lab_kernel := $(or $(KERNEL),debug)
+test-instruments:
+	$(MAKE) KERNEL=$(lab_kernel) module
+	$(lab) run tests/run --kernel $(lab_kernel) --instruments $(if $(CASE),--case $(CASE))
 
 bench: $(if $(FENCE_KO),,lab-module)
 	$(lab) setup $(lab_kernel)

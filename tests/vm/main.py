@@ -4,9 +4,11 @@ Runs cases in the guest and prints KTAP.
 
 main.py [NAME...]    runs these cases, or all
 main.py --list       prints their names, and what they need of the kernel; works anywhere
+main.py --instruments NAME...   runs these instruments instead
 """
 
 import importlib
+import re
 import sys
 import time
 import traceback
@@ -15,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import case
+import instruments
 import kernel
 from fence import CaseFailed
 
@@ -70,13 +73,30 @@ def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
     return problems, state.notes
 
 
-def run_all(names: list[str]) -> int:
+def run_instrument(name: str) -> tuple[list[str], list[str]]:
+    """Plants a fault; wrong is only that it is not told of."""
+    instrument = instruments.ALL[name]
+    try:
+        kernel.unload_both()
+        if instrument.change:
+            kernel.load(kernel.FENCE, build=f"planted/{name}")
+        reports, notes = run(instrument.function)
+        kernel.unload_both()
+    except OSError as error:
+        return explain(error), []
+    for report in reports:
+        if re.search(instrument.reports, report):
+            return [], [*notes, f"reported: {report}"]
+    return [f"planted, and nobody told of it: {instrument.reports}", *reports], notes
+
+
+def run_all(names: list[str], run: Callable[[str], tuple[list[str], list[str]]]) -> int:
     failed = 0
     say("KTAP version 1", f"1..{len(names)}")
     for number, name in enumerate(names, 1):
         say(f"# running {name}")
         begin = time.monotonic()
-        problems, notes = run(case.ALL[name])
+        problems, notes = run(name)
         seconds = time.monotonic() - begin
         say(*(f"# {line}" for line in [*notes, *problems]))
         failed += bool(problems)
@@ -88,11 +108,13 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--list"]:
         say(*(f"{name} {case.OPTIONS.get(name, '')}".rstrip() for name in case.ALL))
         return 0
+    if arguments[:1] == ["--instruments"]:
+        return run_all(arguments[1:], run_instrument)
     unknown = [name for name in arguments if name not in case.ALL]
     if unknown:
         print(f"There is no case called {unknown[0]}.", file=sys.stderr)
         return 2
-    return run_all(arguments or list(case.ALL))
+    return run_all(arguments or list(case.ALL), lambda name: run(case.ALL[name]))
 
 
 if __name__ == "__main__":
