@@ -104,9 +104,10 @@ def systemd() -> Iterator[Systemd]:
         )
     try:
         watch = Stopwatch()
-        while not (pid := _pid()):
+        while not (pids := _pids()):
             watch.at_most(SECONDS_TO_START)
             time.sleep(0.05)
+        [pid] = pids
         it = Systemd(pid)
         while it.run("systemctl", "is-active", "systemd-journald").stdout.strip() != "active":
             if unshare.poll() is not None or watch.seconds() > SECONDS_TO_START:
@@ -116,12 +117,17 @@ def systemd() -> Iterator[Systemd]:
     finally:
         unshare.send_signal(signal.SIGKILL)
         unshare.wait()
+        watch = Stopwatch()
+        # It takes all that runs in its namespace with it before it is gone itself.
+        while _pids():
+            watch.at_most(SECONDS_TO_START)
+            time.sleep(0.05)
         # Its /run is the guest's.
         for name in ("systemd", "log"):
             shutil.rmtree(Path("/run", name), ignore_errors=True)
 
 
-def _pid() -> int:
-    """The guest's only systemd, or 0 where it does not run yet."""
+def _pids() -> list[int]:
+    """The guest's systemd: one, or none where it does not run yet or any more."""
     done = subprocess.run(["pidof", "systemd"], stdout=subprocess.PIPE, text=True, check=False)
-    return int(done.stdout) if done.stdout.strip() else 0
+    return [int(pid) for pid in done.stdout.split()]
