@@ -10,7 +10,7 @@ import time
 
 import kernel
 from case import Case, case
-from crew import TORTURE, Crew, Tally, at_work, unload_all
+from crew import TIMEOUTS_MS, TORTURE, Crew, Tally, at_work, unload_all
 from fence import Stopwatch, equal, true
 from fuzz import quiet_console, say
 
@@ -23,6 +23,8 @@ ENDS = ("fenced", "failed", "unanswered", "dropped")
 
 def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
     kernel.load_both()
+    # By default a request may take longer than its judges have patience.
+    kernel.set_parameter(kernel.FENCE, "timeout_ms", max(TIMEOUTS_MS))
     kernel.load(TORTURE)
     say("all threads run")
     crew.paused = False
