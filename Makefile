@@ -3,7 +3,8 @@
 # make                build scoutfs_fence.ko for the running kernel, or for the one at KDIR=...
 # make KERNEL=stock   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
-# make test           run every test; CASE=name for one, KERNEL=all on every supported kernel
+# make test           run every test; CASE=name for one, KERNEL=all on every supported kernel,
+#                     GUESTS=4 in four virtual machines at a time
 # make test-instruments   plant faults on the kernel debug, to see that each is found
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make bench-agent    measure how soon the agent acts, beside a loop that polls
@@ -26,6 +27,7 @@ STEPS ?= 100000
 SEED ?= $(shell shuf -i 1-999999999 -n 1)
 PLANT ?=
 MINUTES ?= 5
+GUESTS ?= 1
 PREFIX ?= /usr/local
 
 lab := scripts/lab/lab
@@ -67,10 +69,10 @@ demo: lab-module
 ifeq ($(KERNEL),all)
 test:
 	$(lab) setup $(lab_kernel)
-	$(lab) run tests/run --kernel all $(if $(CASE),--case $(CASE))
+	$(lab) run tests/run --kernel all --guests $(GUESTS) $(if $(CASE),--case $(CASE))
 else
 test: lab-module
-	$(lab) run tests/run --kernel $(lab_kernel) $(if $(CASE),--case $(CASE))
+	$(lab) run tests/run --kernel $(lab_kernel) --guests $(GUESTS) $(if $(CASE),--case $(CASE))
 endif
 
 test-instruments: lab_kernel := $(or $(KERNEL),debug)
