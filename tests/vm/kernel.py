@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ SCOUTFS_SYSFS = Path("/sys/fs/scoutfs")
 TIMEOUT_MS = Path(f"/sys/module/{FENCE}/parameters/timeout_ms")
 
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+SLABS = Path("/sys/kernel/slab")
 
 # How much longer things may take: a kernel that watches itself is slow.
 # Asked in a way that is no error for those who may not look.
@@ -101,6 +103,16 @@ def leaks() -> list[str]:
     for _ in range(2):
         KMEMLEAK.write_text("scan\n")
     return [text for text in KMEMLEAK.read_text().split("unreferenced object ") if text]
+
+
+def slab_objects() -> Counter[str]:
+    """How many objects there are of the sizes that everybody uses, and of sysfs's."""
+    counts: Counter[str] = Counter()
+    for cache in (*SLABS.glob("kmalloc-*"), SLABS / "kernfs_node_cache"):
+        # What was freed and is kept, to find out who uses it still, goes with that.
+        (cache / "shrink").write_text("1\n")
+        counts[cache.name] = int((cache / "objects").read_text().split()[0])
+    return counts
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 Every allocation of the module fails once: in each function, in each write to a file, and while it
-is loaded. What is leaked by that is looked for after all cases.
+is loaded. What is leaked by that is looked for after all cases, too.
 """
 
 import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENOENT, ENOMEM
 from pathlib import Path
@@ -12,7 +16,7 @@ from pathlib import Path
 import faults
 import kernel
 from case import Case, case_with
-from fence import CaseFailed, Mount, equal, true
+from fence import CaseFailed, Mount, Stopwatch, equal, true
 from fuzz import quiet_console, say
 from uevents import listening
 
@@ -22,6 +26,10 @@ NO_DIRECTORY = r"kobject: (.*error: -12.*|can not set name properly!)"
 # More than anything here allocates, and how many allocations loading cannot do without, at least.
 MANY = 200
 LOADING = 30
+# How often everything is tried where what is left of it is counted.
+TIMES = 20
+# Kobjects live on for some seconds where the kernel is built to find out who minds.
+SECONDS_TO_FREE = 30
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,15 @@ class Trial:
                 return self._verdict()
         raise CaseFailed(f"{self._subject.name} never ends to allocate")
 
+    def run_without_a_look(self) -> None:
+        """The same again, for what is left of it."""
+        for number in range(1, MANY):
+            answer, injected = self._attempt(number)
+            if answer == self._subject.answer:
+                do(self._mount, self._subject.undo)
+            if not injected:
+                return
+
     def _verdict(self) -> str:
         name = self._subject.name
         true(
@@ -128,6 +145,7 @@ class Trial:
         return f"{name}: {self._errors} errors, {self._survived} did no harm"
 
 
+NOT_SET_UP = "nosetup"
 ON_A_NEW_SUPERBLOCK = [
     Subject("setup", "setup", (), ("destroy",), errors=12),
     Subject("setup_under", "setup_under own", (), ("destroy",), errors=7),
@@ -155,22 +173,68 @@ ON_A_MOUNT = [
 ]
 
 
-def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
+@contextmanager
+def failing(case: Case) -> Iterator[faults.Faults]:
+    """For allocations of the module that fail, and what is logged of that."""
     case.log.allow(NO_DIRECTORY)
     case.expect_never_set_up(None)
+    with faults.failing(faults.the_module()) as injector, quiet_console():
+        yield injector
+
+
+@contextmanager
+def trial_of(
+    case: Case, mount_options: str, subject: Subject, injector: faults.Faults
+) -> Iterator[Trial]:
+    mount = case.mount(mount_options)
+    case.expect_error_line(mount, 0xAA, None)
+    yield Trial(mount, subject, injector)
+    mount.unmount()
+
+
+def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
     # Somebody who listens, so that uevents are sent.
-    with faults.failing(faults.the_module()) as injector, listening(), quiet_console():
+    with failing(case) as injector, listening():
         for subject in subjects:
-            mount = case.mount(mount_options)
-            case.expect_error_line(mount, 0xAA, None)
-            say(Trial(mount, subject, injector).run())
-            mount.unmount()
+            with trial_of(case, mount_options, subject, injector) as trial:
+                say(trial.run())
+
+
+def grown(before: Counter[str], after: Counter[str]) -> dict[str, int]:
+    """By how much, where it is not chance."""
+    return {cache: count for cache, count in (after - before).items() if count >= TIMES}
+
+
+def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
+    """Has each allocation fail again and again; whatever stays each time is told of."""
+    with failing(case) as injector:
+        for subject in subjects:
+            with trial_of(case, mount_options, subject, injector) as trial:
+                trial.run_without_a_look()
+                before = kernel.slab_objects()
+                for _ in range(TIMES):
+                    trial.run_without_a_look()
+                # Only what is still there after a while stays: objects are freed in their own time.
+                watch = Stopwatch()
+                while left := grown(before, kernel.slab_objects()):
+                    if watch.seconds() > SECONDS_TO_FREE:
+                        raise CaseFailed(
+                            f"{TIMES} times {subject.name} without memory leave objects: {left}"
+                        )
+                    time.sleep(1)
 
 
 @case_with(faults.OPTION)
 def setting_up_without_memory_fails_and_leaves_nothing(case: Case) -> None:
     """Where an allocation fails setting up says so, nothing is left, and it works again."""
-    try_all(case, "nosetup", ON_A_NEW_SUPERBLOCK)
+    try_all(case, NOT_SET_UP, ON_A_NEW_SUPERBLOCK)
+
+
+@case_with(faults.OPTION)
+def nothing_piles_up_where_memory_is_short(case: Case) -> None:
+    """Whatever fails for lack of memory again and again takes no memory itself."""
+    pile_up(case, NOT_SET_UP, ON_A_NEW_SUPERBLOCK)
+    pile_up(case, "", ON_A_MOUNT)
 
 
 @case_with(faults.OPTION)
