@@ -7,15 +7,18 @@ the module itself, by a change of its sources; the host builds those.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENODEV, ENOENT
 from functools import partial
 from pathlib import Path
 
 import case
+import faults
 import kernel
 from case import Case, CaseFunction
+from cases.allocations import ON_A_MOUNT, pile_up, try_all
 from cases.load import Actors, ignoring
 from fence import CaseFailed, Stopwatch
 
@@ -77,6 +80,20 @@ def plant(fault: str) -> None:
 
 def run_case(name: str) -> CaseFunction:
     return case.ALL[name]
+
+
+@contextmanager
+def told(**variables: str) -> Iterator[None]:
+    """Tells the case that is run what people tell it in the environment."""
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+START = [subject for subject in ON_A_MOUNT if subject.name == "start"]
 
 
 # First: after most other reports lockdep looks no more.
@@ -198,11 +215,71 @@ def data_race(case: Case) -> None:
 @instrument(r"the module differs from the model")
 def model_difference(case: Case) -> None:
     """In the model a stop drops no request."""
-    os.environ |= {"FENCE_TEST_PLANT": "StopsNothing", "FENCE_TEST_STEPS": "300"}
-    try:
+    with told(FENCE_TEST_PLANT="StopsNothing", FENCE_TEST_STEPS="300"):
         run_case("the-module-does-what-the-model-does")(case)
-    finally:
-        del os.environ["FENCE_TEST_PLANT"], os.environ["FENCE_TEST_STEPS"]
+
+
+# The planted module is there until torture loads the modules anew, which it does after 20 s.
+@instrument(r"was left asleep", change=LOST_WAKE_UP)
+def left_asleep(case: Case) -> None:
+    """Nobody is woken when a request is fenced, while everything happens at once."""
+    with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
+        run_case("torture")(case)
+
+
+@instrument(
+    r"wait_fenced returned 0|nobody fenced it",
+    change=Change(
+        "src/requests.rs",
+        "        self.fail(&entry);\n        Some(entry)\n",
+        "        let _ = self.fence(&entry);\n        Some(entry)\n",
+    ),
+)
+def told_as_fenced(case: Case) -> None:
+    """A request that nobody answers in time counts as fenced."""
+    with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
+        run_case("torture")(case)
+
+
+@instrument(
+    r"it is not as it should be",
+    option=faults.OPTION,
+    change=Change(
+        "src/linux/sysfs.rs",
+        "            to_result(unsafe {\n"
+        "                bindings::sysfs_create_file_ns(this.directory.as_raw(), &file.raw.attr,"
+        " ptr::null())\n"
+        "            })?;\n",
+        "            let _ = to_result(unsafe {\n"
+        "                bindings::sysfs_create_file_ns(this.directory.as_raw(), &file.raw.attr,"
+        " ptr::null())\n"
+        "            });\n",
+    ),
+)
+def overlooked_error(case: Case) -> None:
+    """A file that there is no memory for is left out, and nobody is told."""
+    try_all(case, "", START)
+
+
+FORGOTTEN_DIRECTORY = Change(
+    "src/linux/kobject.rs",
+    "            unsafe { bindings::kobject_put(raw.as_ptr()) };\n",
+    "",
+)
+
+
+@instrument(r"leave objects", option=faults.OPTION, change=FORGOTTEN_DIRECTORY)
+def growing_slabs(case: Case) -> None:
+    """A directory that there was no memory for keeps what it had, each time."""
+    pile_up(case, "", START)
+
+
+@instrument(r"leaks, the first", option="CONFIG_DEBUG_KMEMLEAK", change=FORGOTTEN_DIRECTORY)
+def leak_without_memory(case: Case) -> None:
+    """The same, for who looks at memory that nobody points at."""
+    kernel.KMEMLEAK.write_text("clear\n")
+    try_all(case, "", START)
+    run_case("nothing-is-leaked")(case)
 
 
 # Last: what is leaked keeps the module's directory in sysfs.
@@ -217,6 +294,7 @@ def model_difference(case: Case) -> None:
 )
 def leak(case: Case) -> None:
     """A freed request is forgotten, and its memory with it."""
+    kernel.KMEMLEAK.write_text("clear\n")
     mount = case.mount()
     for rid in range(5):
         mount.started(rid).set_fenced()
