@@ -216,16 +216,10 @@ static int partner(void *data)
 	return 0;
 }
 
-/* What wait_next may answer when the request ends in this way. */
-static bool witness_is_right(struct torture_mount *mount, long ret)
+/* What a waiter may answer when the request is dropped.  Who comes later finds none. */
+static bool dropped_is_right(struct torture_mount *mount, long ret)
 {
-	/* It was finished before the partner came. */
-	if (ret > 0)
-		return mount->ending <= BY_ERROR || is_late(mount);
-
 	switch (mount->ending) {
-	case BY_FREE:
-		return ret == 0;
 	case BY_STOP:
 		return ret == -ESHUTDOWN || (!mount->sure && ret == 0);
 	case BY_DESTROY:
@@ -233,6 +227,16 @@ static bool witness_is_right(struct torture_mount *mount, long ret)
 	default:
 		return false;
 	}
+}
+
+/* What wait_next may answer when the request ends in this way. */
+static bool witness_is_right(struct torture_mount *mount, long ret)
+{
+	/* It was finished before the partner came. */
+	if (ret > 0)
+		return mount->ending <= BY_ERROR || is_late(mount);
+
+	return mount->ending == BY_FREE ? ret == 0 : dropped_is_right(mount, ret);
 }
 
 static int witness(void *data)
@@ -276,12 +280,8 @@ static bool answer_is_right(struct torture_mount *mount, int ret)
 	case BY_FENCED:
 	case BY_FREE:
 		return ret == 0;
-	case BY_STOP:
-		return ret == -ESHUTDOWN || (!mount->sure && ret == 0);
-	case BY_DESTROY:
-		return ret == -ESHUTDOWN || (!mount->sure && (ret == 0 || ret == -ENODEV));
 	default:
-		return false;
+		return dropped_is_right(mount, ret);
 	}
 }
 
