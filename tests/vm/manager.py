@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import kernel
 from fence import CaseFailed, Stopwatch
 
 UNITS = Path("/etc/systemd/system")
@@ -27,7 +28,7 @@ Description=What a case needs
 Wants=systemd-journald.service
 """
 
-SECONDS_TO_START = 60
+SECONDS_TO_START = 60 * kernel.PATIENCE
 
 
 class Systemd:

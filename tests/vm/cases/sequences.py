@@ -11,6 +11,7 @@ from errno import ESTALE
 from itertools import islice
 
 import fuzz
+import kernel
 from case import Case, case
 from fence import CaseFailed, Stopwatch, equal, true
 from model import Answer, Model, Mount
@@ -108,7 +109,9 @@ def the_module_does_what_the_model_does(case: Case) -> None:
 @case
 def a_model_that_is_wrong_is_told_from_the_module(case: Case) -> None:
     """Each wrong model is found out, in as few steps as it takes."""
-    for plant, steps in PLANTS.items():
+    # It is the models that are tried. Where that takes minutes one is enough.
+    plants = PLANTS if kernel.PATIENCE == 1 else {StopsNothing: PLANTS[StopsNothing]}
+    for plant, steps in plants.items():
         watch = Stopwatch()
         runner = fuzz.Runner(plant, case.log)
         lengths = []
