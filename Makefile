@@ -4,7 +4,7 @@
 # make KERNEL=stock   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel,
-#                     GUESTS=4 in four virtual machines at a time
+#                     GUESTS=4 in four virtual machines at a time, WITHOUT=beginning of names
 # make test-instruments   plant faults on the kernel debug, to see that each is found
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make bench-agent    measure how soon the agent acts, beside a loop that polls
@@ -28,6 +28,7 @@ SEED ?= $(shell shuf -i 1-999999999 -n 1)
 PLANT ?=
 MINUTES ?= 5
 GUESTS ?= 1
+WITHOUT ?=
 PREFIX ?= /usr/local
 
 lab := scripts/lab/lab
@@ -63,16 +64,19 @@ lab-module:
 	$(lab) run $(MAKE) KERNEL= KDIR=$$($(lab) kdir $(lab_kernel)) \
 		KCFLAGS=-Werror KRUSTFLAGS=-Dwarnings module
 
+# Which cases, and how.
+cases = --guests $(GUESTS) $(if $(CASE),--case $(CASE)) $(if $(WITHOUT),--without $(WITHOUT))
+
 demo: lab-module
 	$(lab) run scripts/demo/run --kernel $(lab_kernel)
 
 ifeq ($(KERNEL),all)
 test:
 	$(lab) setup $(lab_kernel)
-	$(lab) run tests/run --kernel all --guests $(GUESTS) $(if $(CASE),--case $(CASE))
+	$(lab) run tests/run --kernel all $(cases)
 else
 test: lab-module
-	$(lab) run tests/run --kernel $(lab_kernel) --guests $(GUESTS) $(if $(CASE),--case $(CASE))
+	$(lab) run tests/run --kernel $(lab_kernel) $(cases)
 endif
 
 test-instruments: lab_kernel := $(or $(KERNEL),debug)
