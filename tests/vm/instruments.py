@@ -268,7 +268,7 @@ FORGOTTEN_DIRECTORY = Change(
 )
 
 
-@instrument(r"leave objects", option=faults.OPTION, change=FORGOTTEN_DIRECTORY)
+@instrument(r"leaves objects", option=faults.OPTION, change=FORGOTTEN_DIRECTORY)
 def growing_slabs(case: Case) -> None:
     """A directory that there was no memory for keeps what it had, each time."""
     pile_up(case, "", START)
