@@ -6,6 +6,7 @@ import time
 from errno import EIO, ENOENT
 from pathlib import Path
 
+import kernel
 from agents import MOST_MILLISECONDS, agent
 from case import Case, case
 from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, true
@@ -201,7 +202,7 @@ def agent_tries_again_while_there_is_time(case: Case) -> None:
 def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
     """A command that hangs and ignores SIGTERM is killed with its children, in good time."""
     mount = case.mount()
-    case.set_timeout_ms(5000)
+    case.set_timeout_ms(5000 * kernel.PATIENCE)
     # And not that the request was not serviced.
     case.expect_error_line(mount, 0xAA)
     with agent() as it:
