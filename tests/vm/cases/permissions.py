@@ -77,6 +77,21 @@ def root_in_the_hosts_user_id_is_root(case: Case) -> None:
 
 
 @case
+def an_open_file_may_be_handed_on(case: Case) -> None:
+    """A user who is given a file that root has opened writes to it, and to that request alone."""
+    mount = case.mount()
+    with (mount.started(0xAA).path / "fenced").open("wb", buffering=0) as file:
+        says_fenced = [*AS_USER, "echo", "1"]
+        equal(subprocess.run(says_fenced, stdout=file, check=False).returncode, 0)
+        equal(mount.next(), Finished(0xAA))
+        equal(mount.free(0xAA), 0)
+        request = mount.started(0xAA)
+        too_late = subprocess.run(says_fenced, stdout=file, stderr=subprocess.DEVNULL, check=False)
+        true(too_late.returncode != 0, "the file's request is gone")
+        equal(request.read("fenced"), "0\n")
+
+
+@case
 def writing_takes_no_capability(case: Case) -> None:
     """The agent can run as root without any capability: the files belong to root."""
     mount = case.mount()
