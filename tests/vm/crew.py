@@ -186,8 +186,11 @@ class Reader:
 
 def administrator(crew: Crew, counts: Counter[str]) -> None:
     """Changes how long requests may take, and tries to unload what is in use."""
-    with suppress(FileNotFoundError):
+    try:
         kernel.set_parameter(kernel.FENCE, "timeout_ms", random.choice(TIMEOUTS_MS))
+    except OSError as error:
+        # The module has just been unloaded, or is about to be.
+        true(error.errno in (ENOENT, ENODEV), f"setting timeout_ms: {error}")
     if not crew.paused and kernel.is_loaded(TORTURE):
         try:
             kernel.unload(kernel.FENCE)
