@@ -7,13 +7,10 @@
 
 use crate::{
     linux::{
+        hex::Hex64,
         inet,
         jiffies::jiffies,
-        kobject::{
-            Directory,
-            Kobject,
-            Set, //
-        },
+        kobject::Kobject,
         kstrtox::kstrtobool,
         sysfs::{
             Attribute,
@@ -31,7 +28,10 @@ use kernel::{
     c_str,
     prelude::*,
     str::CStr,
-    sync::Arc, //
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
 };
 
 /// What a directory shows, and who is told of a write to it.
@@ -47,10 +47,10 @@ pub(crate) trait Subject: Send + Sync + 'static {
     /// # Errors
     ///
     /// `ESTALE` where the request has failed already.
-    fn fenced(&self) -> Result;
+    fn fenced(this: ArcBorrow<'_, Self>) -> Result;
 
     /// Userspace says that the mount could not be fenced.
-    fn error(&self);
+    fn error(this: ArcBorrow<'_, Self>);
 }
 
 /// The file that says whether the mount was fenced.
@@ -59,41 +59,34 @@ pub(crate) const FENCED: &CStr = c_str!("fenced");
 /// The file that says whether fencing failed.
 pub(crate) const ERROR: &CStr = c_str!("error");
 
-/// How many digits a rid is shown with.
-const RID_DIGITS: usize = 16;
-
-/// How many files there are.
-const FILES: usize = 7;
-
 /// A request's directory, which goes when this is dropped.
-pub(crate) type RequestDirectory<S> = SubjectDirectory<S, FILES>;
+pub(crate) type RequestDirectory<S> = SubjectDirectory<S>;
 
-/// Makes the directory of the request that `subject` holds below `fence`, as one of the set whose
-/// name uevents have. May sleep.
+/// What the directory of a request is called.
+pub(crate) fn name(rid: u64) -> Hex64 {
+    Hex64::new(rid)
+}
+
+/// Makes the directory of the request `rid`, which `subject` holds, below `fence`. May sleep.
 ///
 /// # Errors
 ///
 /// `ENOMEM`, after which nothing is left of it.
 pub(crate) fn create<S: Subject>(
-    set: &Set,
+    rid: u64,
     fence: &Kobject,
     subject: Arc<S>,
 ) -> Result<RequestDirectory<S>> {
-    let rid = subject.look(Request::rid);
-    let mut buffer = [0; RID_DIGITS + 1];
-    let mut name = Text::new(&mut buffer);
-    write!(name, "{rid:016x}\0")?;
-    let directory = Directory::create_in(set, name.as_c_str()?, fence)?;
-    SubjectDirectory::fill(directory, subject, &Files::ATTRIBUTES)
+    SubjectDirectory::create(name(rid).as_c_str(), fence, subject, &Files::ATTRIBUTES)
 }
 
 /// Carries the table of files for each kind of subject.
 struct Files<S>(core::marker::PhantomData<S>);
 
 impl<S: Subject> Files<S> {
-    const ATTRIBUTES: [Attribute<S>; FILES] = [
+    const ATTRIBUTES: [Attribute<S>; 7] = [
         Attribute::read_only(c_str!("rid"), |subject, page| {
-            writeln!(page, "{:016x}", subject.look(Request::rid))
+            writeln!(page, "{}", name(subject.look(Request::rid)).as_str())
         }),
         Attribute::read_only(c_str!("ipv4_addr"), |subject, page| {
             writeln!(page, "{}", subject.look(Request::ipv4_address))
@@ -113,7 +106,7 @@ impl<S: Subject> Files<S> {
             |subject, page| show_bool(page, subject.look(Request::is_fenced)),
             |subject, text| {
                 expect_true(text)?;
-                subject.fenced()
+                S::fenced(subject)
             },
         ),
         Attribute::read_write(
@@ -121,7 +114,7 @@ impl<S: Subject> Files<S> {
             |subject, page| show_bool(page, subject.look(Request::has_failed)),
             |subject, text| {
                 expect_true(text)?;
-                subject.error();
+                S::error(subject);
                 Ok(())
             },
         ),

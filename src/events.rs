@@ -8,14 +8,25 @@
 
 use crate::{
     directory::{
-        RequestDirectory,
+        self,
         Subject,
         ERROR,
         FENCED, //
     },
     linux::{
+        delayed_work::{
+            self,
+            DelayedWork,
+            Run, //
+        },
         inet,
-        kobject::Action,
+        jiffies::Jiffies,
+        kobject::{
+            Action,
+            Kobject,
+            Set,
+            UeventSender, //
+        },
         memalloc::NofsScope,
         module,
         text::{
@@ -23,127 +34,207 @@ use crate::{
             Text, //
         }, //
     },
-    request::{
-        Request,
+    news::{
+        Event,
+        Failure,
+        Report,
         State, //
-    }, //
+    },
+    request::Request, //
 };
 use core::{
     fmt::{
         self,
         Write as _, //
     },
+    mem,
     net::IpAddr, //
 };
 use kernel::{
+    list::{
+        List,
+        ListArc,
+        ListItem,
+        TryNewListArc, //
+    },
     new_mutex,
+    new_spinlock,
     prelude::*,
     str::CStr,
     sync::{
         Arc,
-        Mutex, //
+        ArcBorrow,
+        Mutex,
+        SpinLock, //
     }, //
 };
 
-/// What programs have been told of one request.
+/// A subject of which is told what happens to it.
+pub(crate) trait Newsworthy: Subject + ListItem<0> + TryNewListArc<0> {
+    /// How the log names the mount.
+    fn mount(&self) -> &CStr;
+
+    /// What is to be told next. Never sleeps.
+    fn next_report(&self) -> Option<Report>;
+
+    /// Wakes who polls the file, where the directory is still there. May sleep.
+    fn notify(&self, file: &CStr);
+}
+
+/// How many jiffies pass before what has happened is told: what happens meanwhile is told in one go,
+/// and costs who makes it happen next to nothing.
+const DELAY: Jiffies = 1;
+
+/// Tells programs and the log what happens to the requests of one mount, soon after it happened, so
+/// that neither the leader nor who writes to a file waits for the log and for everybody who
+/// listens.
 ///
-/// Each is told first that its directory is there, then of each change, and last that its directory
-/// goes, whoever comes first: the one that made the directory, writers, the timeout, or the one that
-/// removes it.
-///
-/// All methods may sleep, and do not recurse into the filesystem. Nobody is told where there is no
-/// memory for it: an agent that misses nothing looks at the directories too, from time to time.
+/// What happens to one request is told in the order in which it happened. No program is told where
+/// there is no memory for it: an agent that misses nothing looks at the directories too, from time
+/// to time.
 #[pin_data]
-pub(crate) struct Announcement<S: Subject> {
-    /// There from the first uevent to the last. A lock of its own, because uevents are sent under
-    /// it; it is not held while a directory is removed, which waits for writers that take it.
+pub(crate) struct Teller<S: Newsworthy> {
     #[pin]
-    told: Mutex<Option<Told<S>>>,
+    queue: SpinLock<Queue<S>>,
+    /// Nobody but the work itself takes it.
+    #[pin]
+    sender: Mutex<UeventSender>,
 }
 
-/// What was told last.
-struct Told<S: 'static> {
-    directory: Arc<RequestDirectory<S>>,
-    state: State,
+/// Of what there is something to be told.
+struct Queue<S: Newsworthy> {
+    subjects: List<S>,
+    /// Whether the work is going to look at the list again.
+    planned: bool,
 }
 
-impl<S: Subject> Announcement<S> {
-    /// One of a request that nobody has been told of.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            told <- new_mutex!(None, "scoutfs_fence_told"),
-        })
+/// A teller, as everybody refers to it.
+pub(crate) type TellerRef<S> = Arc<DelayedWork<Teller<S>>>;
+
+impl<S: Newsworthy> Teller<S> {
+    /// A teller of the requests whose directories are below `fence`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(set: &Set, fence: &Kobject) -> Result<TellerRef<S>> {
+        let sender = UeventSender::new(set, fence)?;
+        Arc::pin_init(
+            DelayedWork::new(try_pin_init!(Self {
+                queue <- new_spinlock!(
+                    Queue {
+                        subjects: List::new(),
+                        planned: false,
+                    },
+                    "scoutfs_fence_news"
+                ),
+                sender <- new_mutex!(sender, "scoutfs_fence_sender"),
+            })),
+            GFP_KERNEL,
+        )
     }
 
-    /// Tells that the directory is complete.
-    pub(crate) fn add(&self, directory: Arc<RequestDirectory<S>>) {
-        let _nofs = NofsScope::enter();
-        let told = Told {
-            directory,
-            state: State::Pending,
-        };
-        let mut slot = self.told.lock();
-        told.send(Action::Add);
-        // Who found the directory by looking may have answered already.
-        slot.insert(told).update();
-    }
-
-    /// Tells what has changed, after it has.
-    pub(crate) fn change(&self) {
-        let _nofs = NofsScope::enter();
-        if let Some(told) = &mut *self.told.lock() {
-            told.update();
-        }
-    }
-
-    /// Tells that the directory is about to go.
-    pub(crate) fn remove(&self) {
-        let _nofs = NofsScope::enter();
-        let told = self.told.lock().take();
-        if let Some(mut told) = told {
-            told.update();
-            told.send(Action::Remove);
-        }
-    }
-}
-
-impl<S: Subject> Told<S> {
-    /// Tells of the state, where it is news.
-    fn update(&mut self) {
-        let old = self.state;
-        self.state = self.directory.subject().look(Request::state);
-        if self.state == old {
+    /// Lets what has happened to the subject be told. Never sleeps.
+    pub(crate) fn tell(
+        this: &TellerRef<S>,
+        queue: &delayed_work::Queue,
+        subject: ArcBorrow<'_, S>,
+    ) {
+        // What is on the list already is told of there.
+        let Some(subject) = ListArc::try_from_arc_borrow(subject) else {
             return;
+        };
+        let mut told = this.queue.lock();
+        told.subjects.push_back(subject);
+        if !mem::replace(&mut told.planned, true) {
+            DelayedWork::modify(this, queue, DELAY);
         }
-        for (file, shown) in [(FENCED, State::Fenced), (ERROR, State::Failed)] {
-            if (old == shown) != (self.state == shown) {
-                self.directory.directory().notify(file);
+    }
+
+    /// Waits until everything that has happened so far is told. May sleep.
+    pub(crate) fn flush(this: &TellerRef<S>) {
+        DelayedWork::flush(this);
+    }
+
+    /// The next one of which there is something to be told.
+    fn next(&self) -> Option<Arc<S>> {
+        let mut queue = self.queue.lock();
+        let next = queue.subjects.pop_front().map(ListArc::into_arc);
+        queue.planned = next.is_some();
+        next
+    }
+}
+
+impl<S: Newsworthy> Run for Teller<S> {
+    /// Tells everything.
+    fn run(this: TellerRef<S>) {
+        let _nofs = NofsScope::enter();
+        let mut sender = this.sender.lock();
+        while let Some(subject) = this.next() {
+            while let Some(report) = subject.next_report() {
+                log(&*subject, report.event);
+                wake(&*subject, &report);
+                // Nothing to be done about an error, see above.
+                let _ = send(&mut sender, &*subject, &report);
             }
         }
-        self.send(Action::Change);
     }
+}
 
-    fn send(&self, action: Action) {
-        let directory = self.directory.directory();
-        // It is called by the rid.
-        let Ok(rid) = directory.name().to_str() else {
-            return;
-        };
-        let (address, reason) = self
-            .directory
-            .subject()
-            .look(|request| (request.address(), request.reason_name()));
-        // Nothing to be done about an error, see above.
-        let _ = directory.uevent(
-            action,
-            &[
-                ("SCOUTFS_FENCE_RID", &rid),
-                ("SCOUTFS_FENCE_ADDRESS", &inet::Display(address)),
-                ("SCOUTFS_FENCE_REASON", &reason),
-                ("SCOUTFS_FENCE_STATE", &self.state.name()),
-            ],
-        );
+/// Tells people.
+fn log<S: Newsworthy>(subject: &S, event: Event) {
+    let mount = subject.mount();
+    let rid = subject.look(Request::rid);
+    match event {
+        Event::Made => {
+            let (address, reason) =
+                subject.look(|request| (request.address(), request.reason_name()));
+            requested(mount, rid, address, reason);
+        }
+        Event::Fenced(moment) => {
+            fenced(
+                mount,
+                rid,
+                subject.look(|request| request.elapsed_ms(moment)),
+            );
+        }
+        Event::Failed(Failure::Indicated) => error(mount, rid),
+        Event::Failed(Failure::TimedOut) => {
+            timed_out(mount, rid, subject.look(Request::timeout_ms));
+        }
+        Event::Gone => {}
     }
+}
+
+/// Tells who polls the files.
+fn wake<S: Newsworthy>(subject: &S, report: &Report) {
+    for (file, shown) in [(FENCED, State::Fenced), (ERROR, State::Failed)] {
+        if (report.before == shown) != (report.state == shown) {
+            subject.notify(file);
+        }
+    }
+}
+
+/// Tells who listens to uevents.
+fn send<S: Newsworthy>(sender: &mut UeventSender, subject: &S, report: &Report) -> Result {
+    let action = match report.event {
+        Event::Made => Action::Add,
+        Event::Fenced(_) | Event::Failed(_) => Action::Change,
+        Event::Gone => Action::Remove,
+    };
+    let (rid, address, reason) =
+        subject.look(|request| (request.rid(), request.address(), request.reason_name()));
+    let name = directory::name(rid);
+    sender.send(
+        name.as_c_str(),
+        action,
+        &[
+            ("SCOUTFS_FENCE_RID", &name.as_str()),
+            ("SCOUTFS_FENCE_ADDRESS", &inet::Display(address)),
+            ("SCOUTFS_FENCE_REASON", &reason),
+            ("SCOUTFS_FENCE_STATE", &report.state.name()),
+        ],
+    )
 }
 
 /// The longest line that is logged: the longest name that a mount can have, and what is said of it.
@@ -164,7 +255,7 @@ pub(crate) fn loaded() {
 }
 
 /// A request was made, and its directory can be seen.
-pub(crate) fn requested(mount: &CStr, rid: u64, address: IpAddr, reason: &str) {
+fn requested(mount: &CStr, rid: u64, address: IpAddr, reason: &str) {
     let address = inet::Display(address);
     print_line(
         fmt!(
@@ -176,7 +267,7 @@ pub(crate) fn requested(mount: &CStr, rid: u64, address: IpAddr, reason: &str) {
 }
 
 /// Userspace has fenced the mount.
-pub(crate) fn fenced(mount: &CStr, rid: u64, elapsed_ms: u64) {
+fn fenced(mount: &CStr, rid: u64, elapsed_ms: u64) {
     print_line(
         fmt!("{mount}: fence request for rid {rid:016x} fenced after {elapsed_ms}ms"),
         |line| pr_info!("{line}\n"),
@@ -184,12 +275,12 @@ pub(crate) fn fenced(mount: &CStr, rid: u64, elapsed_ms: u64) {
 }
 
 /// Userspace could not fence the mount.
-pub(crate) fn error(mount: &CStr, rid: u64) {
+fn error(mount: &CStr, rid: u64) {
     pr_err!("{mount}: error indicated by fence action for rid {rid:016x}\n");
 }
 
 /// Nobody answered in time.
-pub(crate) fn timed_out(mount: &CStr, rid: u64, timeout_ms: u32) {
+fn timed_out(mount: &CStr, rid: u64, timeout_ms: u32) {
     pr_err!(
         "{mount}: fence request for rid {rid:016x} was not serviced in {timeout_ms}ms, raising error\n"
     );

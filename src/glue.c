@@ -3,10 +3,10 @@
  * What Rust cannot do: export symbols, declare module parameters with bounds,
  * and call the kernel's macros and static inline functions.
  */
+#include <linux/hex.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/sched/mm.h>
-#include <linux/sysfs.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
@@ -82,6 +82,11 @@ int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16])
 	return scnprintf(buf, size, "%pI6c", addr);
 }
 
+void scoutfs_fence_glue_bin2hex(char *dst, const void *src, size_t count)
+{
+	bin2hex(dst, src, count);
+}
+
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void)
 {
 	return memalloc_nofs_save();
@@ -90,9 +95,4 @@ unsigned int scoutfs_fence_glue_memalloc_nofs_save(void)
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags)
 {
 	memalloc_nofs_restore(flags);
-}
-
-void scoutfs_fence_glue_sysfs_attr_init(struct attribute *attr)
-{
-	sysfs_attr_init(attr);
 }

@@ -24,8 +24,8 @@ void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
 					  void (*func)(struct work_struct *work));
 void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head);
 int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16]);
+void scoutfs_fence_glue_bin2hex(char *dst, const void *src, size_t count);
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void);
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags);
-void scoutfs_fence_glue_sysfs_attr_init(struct attribute *attr);
 
 #endif

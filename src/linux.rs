@@ -10,12 +10,14 @@ pub(crate) mod delayed_work;
 pub(crate) mod errno;
 pub(crate) mod global;
 pub(crate) mod header;
+pub(crate) mod hex;
 pub(crate) mod inet;
 pub(crate) mod jiffies;
 pub(crate) mod kobject;
 pub(crate) mod kstrtox;
 #[cfg(kunit)]
 pub(crate) mod kunit;
+pub(crate) mod list;
 pub(crate) mod memalloc;
 pub(crate) mod module;
 pub(crate) mod super_block;

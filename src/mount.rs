@@ -6,13 +6,17 @@
 //!
 //! - The mutex `directories` serialises making and removing directories. Whoever changes which
 //!   requests are listed holds it. It is taken first.
-//! - The mutex in each request's [`Announcement`] is taken next, and is held while programs are told
-//!   of the request.
+//! - The mutex around each request's directory is taken next. It is not held while a directory is
+//!   made or removed, and keeps one that is there in its place while its pollers are woken.
 //! - The spinlock `requests` protects the list and the state of every request on it. It is held
 //!   shortly, with no allocation and no sleep.
+//! - The spinlock in the [`Teller`] is taken with none of the others held but the first.
 //!
-//! A write to a file takes the spinlock, and then the announcement's mutex. It runs while sysfs holds the file active, and who
-//! removes the directory waits for it with the mutex held.
+//! A write to a file takes the spinlocks only. It runs while sysfs holds the file active, and who
+//! removes the directory waits for it with the first mutex held.
+//!
+//! What has happened is told by the teller's work, later and with no lock of these held but that of
+//! the directory. Who removes the mount's directory waits for it first.
 //!
 //! # Waiting
 //!
@@ -29,7 +33,9 @@ use crate::{
     },
     events::{
         self,
-        Announcement, //
+        Newsworthy,
+        Teller,
+        TellerRef, //
     },
     linux::{
         delayed_work::{
@@ -51,10 +57,15 @@ use crate::{
             Kobject,
             Set, //
         },
+        list::impl_list_item,
         memalloc::NofsScope,
         module,
         super_block::Device,
         wait_queue::WaitQueue, //
+    },
+    news::{
+        Failure,
+        Report, //
     },
     request::Request,
     requests::{
@@ -65,10 +76,18 @@ use crate::{
         Room, //
     }, //
 };
-use core::net::IpAddr;
+use core::{
+    mem,
+    net::IpAddr, //
+};
 use kernel::{
     c_str,
     ffi::c_int,
+    list::{
+        AtomicTracker,
+        ListLinks,
+        TryNewListArc, //
+    },
     new_mutex,
     new_spinlock,
     prelude::*,
@@ -82,6 +101,7 @@ use kernel::{
     },
     sync::{
         Arc,
+        ArcBorrow,
         LockedBy,
         Mutex,
         SpinLock, //
@@ -99,6 +119,7 @@ pub(crate) struct Mount {
     /// The registry holds it longer than any mount does, so that a mount which is dropped by its
     /// own alarm does not drop the queue that runs it.
     shared: Arc<Shared>,
+    teller: TellerRef<Listed>,
     #[pin]
     directories: Mutex<Directories>,
     #[pin]
@@ -111,13 +132,13 @@ pub(crate) struct Mount {
 pub(crate) struct Shared {
     /// `/sys/fs/scoutfs_fence`, by whose name the uevents of all requests are known.
     pub(crate) directory: Set,
-    /// What the alarms are queued on.
+    /// What the alarms and the tellers are queued on.
     pub(crate) queue: Queue,
 }
 
 /// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
 struct Directories {
-    by_rid: RBTree<u64, Announced>,
+    by_rid: RBTree<u64, Arc<Listed>>,
     /// How many requests there were so far.
     started: u64,
     /// The parent of all requests' directories, until the mount is destroyed.
@@ -126,32 +147,22 @@ struct Directories {
     parent: Option<Directory>,
 }
 
-/// A request's directory that programs know of. They are told before it goes, when this is dropped.
-struct Announced(Arc<RequestDirectory<Listed>>);
-
-impl Announced {
-    fn new(directory: Arc<RequestDirectory<Listed>>) -> Self {
-        directory.subject().announcement.add(directory.clone());
-        Self(directory)
-    }
-}
-
-impl Drop for Announced {
-    fn drop(&mut self) {
-        // What is left then is our reference, so that the directory goes with it.
-        self.0.subject().announcement.remove();
-    }
-}
-
 /// A request, and the mount that it is listed at.
 #[pin_data]
 pub(crate) struct Listed {
     mount: MountRef,
     number: u64,
     request: LockedBy<Request, Requests<Self>>,
+    /// There while the request is listed.
     #[pin]
-    announcement: Announcement<Self>,
+    directory: Mutex<Option<RequestDirectory<Self>>>,
+    #[pin]
+    links: ListLinks,
+    #[pin]
+    tracker: AtomicTracker,
 }
+
+impl_list_item!(Listed, links, tracker);
 
 /// What tells the directory of one mount from that of every other.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,6 +204,7 @@ impl Mount {
         let name = CString::try_from(parent.kobject().name())?;
         // It holds a reference to its parent until it is removed.
         let fence = Directory::create(c_str!("fence"), parent.kobject())?;
+        let teller = Teller::new(&shared.directory, &fence)?;
         let directories = Directories {
             by_rid: RBTree::new(),
             started: 0,
@@ -207,6 +219,7 @@ impl Mount {
                 name,
                 place,
                 shared,
+                teller,
                 directories <- new_mutex!(directories, "scoutfs_fence_directories"),
                 requests <- new_spinlock!(Requests::new(), "scoutfs_fence_requests"),
                 changed <- WaitQueue::new(),
@@ -236,8 +249,8 @@ impl Mount {
         let _nofs = NofsScope::enter();
         let mut directories = this.directories.lock();
         let fence = directories.fence.as_ref().ok_or(ENODEV)?;
-        if let Some(directory) = directories.by_rid.get(&rid) {
-            return directory.0.subject().add_reason(reason);
+        if let Some(listed) = directories.by_rid.get(&rid) {
+            return listed.add_reason(reason);
         }
 
         let request = Request::new(rid, address, reason, jiffies(), module::timeout_ms());
@@ -247,20 +260,22 @@ impl Mount {
                 mount: this.clone(),
                 number,
                 request: LockedBy::new(&this.requests, request),
-                announcement <- Announcement::new(),
+                directory <- new_mutex!(None, "scoutfs_fence_directory"),
+                links <- ListLinks::new(),
+                tracker <- AtomicTracker::new(),
             }),
             GFP_KERNEL,
         )?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let room = Room::new()?;
-        let directory = directory::create(&this.shared.directory, fence, listed.clone())?;
-        let directory = Arc::new(directory, GFP_KERNEL)?;
-        events::requested(&this.name, rid, address, listed.look(Request::reason_name));
+        let room = Room::new(reason)?;
+        let directory = directory::create(rid, fence, listed.clone())?;
+        *listed.directory.lock() = Some(directory);
         directories
             .by_rid
-            .insert(node.into_node(rid, Announced::new(directory)));
+            .insert(node.into_node(rid, listed.clone()));
         directories.started += 1;
-        Mount::list(this, listed, room);
+        Mount::list(this, listed.clone(), room);
+        this.tell_of(listed.as_arc_borrow());
         Ok(())
     }
 
@@ -314,13 +329,13 @@ impl Mount {
     /// `ENOENT` where there is none.
     pub(crate) fn free(&self, rid: u64) -> Result {
         let mut directories = self.directories.lock();
-        let directory = directories.by_rid.remove(&rid).ok_or(ENOENT)?;
-        let listed = self.requests.lock().remove(directory.0.subject());
+        let listed = directories.by_rid.remove(&rid).ok_or(ENOENT)?;
+        self.requests.lock().remove(&listed);
         self.changed.wake_up_all();
-        // Removed before the mutex is given up, so that a new request for this rid can have the
-        // directory's name.
-        drop(directory);
-        drop(listed);
+        self.tell_of(listed.as_arc_borrow());
+        // Before the mutex is given up, so that a new request for this rid can have the directory's
+        // name.
+        listed.remove_directory();
         Ok(())
     }
 
@@ -382,7 +397,8 @@ impl Mount {
 
     /// Drops every request; new ones can be made again. May sleep.
     pub(crate) fn stop(&self) {
-        self.drop_requests(&mut self.directories.lock());
+        let dropped = self.drop_requests(&mut self.directories.lock());
+        self.tell_of_dropped(dropped);
     }
 
     /// Drops every request, and removes the mount's directory. May sleep.
@@ -391,15 +407,19 @@ impl Mount {
     pub(crate) fn destroy(this: &MountRef) {
         let mut directories = this.directories.lock();
         this.requests.lock().destroyed = true;
-        this.drop_requests(&mut directories);
-        directories.fence = None;
-        directories.parent = None;
+        let dropped = this.drop_requests(&mut directories);
+        let (fence, parent) = (directories.fence.take(), directories.parent.take());
         drop(directories);
         // Nothing is listed any more that the alarm could be set for again.
         DelayedWork::cancel_sync(this);
+        this.tell_of_dropped(dropped);
+        // Nothing is left to be told that names these.
+        drop(fence);
+        drop(parent);
     }
 
-    fn drop_requests(&self, directories: &mut Directories) {
+    /// Returns how many there were.
+    fn drop_requests(&self, directories: &mut Directories) -> usize {
         let dropped = {
             let mut requests = self.requests.lock();
             requests.stops += 1;
@@ -407,13 +427,29 @@ impl Mount {
             requests.clear()
         };
         self.changed.wake_up_all();
-        let count = dropped.count();
-        if count == 0 {
-            return;
+        // While the caller holds the mutex, so that new requests can have the same names.
+        for listed in mem::replace(&mut directories.by_rid, RBTree::new()).values() {
+            listed
+                .request
+                .access_mut(&mut self.requests.lock())
+                .remove();
+            self.tell_of(listed.as_arc_borrow());
+            listed.remove_directory();
         }
-        // Removed while the caller holds the mutex, so that new requests can have the same names.
-        directories.by_rid = RBTree::new();
-        events::dropped(&self.name, count);
+        dropped.count()
+    }
+
+    /// Tells of what has happened to the requests before, too, and waits until it is told.
+    fn tell_of_dropped(&self, count: usize) {
+        Teller::flush(&self.teller);
+        if count > 0 {
+            events::dropped(&self.name, count);
+        }
+    }
+
+    /// Lets what has happened to a request be told soon. Never sleeps.
+    fn tell_of(&self, listed: ArcBorrow<'_, Listed>) {
+        Teller::tell(&self.teller, &self.shared.queue, listed);
     }
 
     /// Marks requests that nobody answered in time as failed, and says which, [`BATCH`] of them at
@@ -438,13 +474,11 @@ impl Run for Mount {
             if overdue.iter().any(Option::is_some) {
                 this.changed.wake_up_all();
             }
-            for listed in overdue.iter().flatten() {
-                let (rid, timeout_ms) =
-                    listed.look(|request| (request.rid(), request.timeout_ms()));
-                events::timed_out(&this.name, rid, timeout_ms);
-                listed.announcement.change();
+            let all = overdue.iter().any(Option::is_none);
+            for listed in overdue.into_iter().flatten() {
+                this.tell_of(listed.as_arc_borrow());
             }
-            if overdue.iter().any(Option::is_none) {
+            if all {
                 return;
             }
         }
@@ -462,6 +496,21 @@ impl Entry for Listed {
 }
 
 impl Listed {
+    /// Lets who waits know of an answer, where it is one.
+    fn has_finished(this: ArcBorrow<'_, Self>, news: bool) {
+        if news {
+            this.mount.changed.wake_up_all();
+            this.mount.tell_of(this);
+        }
+    }
+
+    /// Removes the directory, and waits for who reads or writes its files. May sleep.
+    fn remove_directory(&self) {
+        // The mutex is given up first: the teller need not wait, too.
+        let directory = self.directory.lock().take();
+        drop(directory);
+    }
+
     /// Adds a reason, unless the request carries it. May sleep.
     ///
     /// The caller holds the mutex, under which alone reasons are added, so that there are as many
@@ -473,7 +522,7 @@ impl Listed {
             return Ok(());
         };
         let reasons = KVec::with_capacity(count + 1, GFP_KERNEL)?;
-        let room = ReasonRoom::new()?;
+        let room = ReasonRoom::new(reason)?;
         let mut requests = self.mount.requests.lock();
         let old = requests.add_reason(self, reason, reasons, room);
         drop(requests);
@@ -486,29 +535,31 @@ impl Subject for Listed {
         look(self.request.access(&self.mount.requests.lock()))
     }
 
-    fn fenced(&self) -> Result {
-        let mut requests = self.mount.requests.lock();
-        let news = requests.fence(self)?;
-        let request = self.request.access(&requests);
-        let (rid, elapsed_ms) = (request.rid(), request.elapsed_ms(jiffies()));
-        drop(requests);
-        if news {
-            self.mount.changed.wake_up_all();
-            events::fenced(&self.mount.name, rid, elapsed_ms);
-            self.announcement.change();
-        }
+    fn fenced(this: ArcBorrow<'_, Self>) -> Result {
+        let news = this.mount.requests.lock().fence(&this, jiffies())?;
+        Listed::has_finished(this, news);
         Ok(())
     }
 
-    fn error(&self) {
+    fn error(this: ArcBorrow<'_, Self>) {
+        let news = this.mount.requests.lock().fail(&this, Failure::Indicated);
+        Listed::has_finished(this, news);
+    }
+}
+
+impl Newsworthy for Listed {
+    fn mount(&self) -> &CStr {
+        &self.mount.name
+    }
+
+    fn next_report(&self) -> Option<Report> {
         let mut requests = self.mount.requests.lock();
-        let news = requests.fail(self);
-        let rid = self.request.access(&requests).rid();
-        drop(requests);
-        if news {
-            self.mount.changed.wake_up_all();
-            events::error(&self.mount.name, rid);
-            self.announcement.change();
+        self.request.access_mut(&mut requests).next_report()
+    }
+
+    fn notify(&self, file: &CStr) {
+        if let Some(directory) = &*self.directory.lock() {
+            directory.directory().notify(file);
         }
     }
 }

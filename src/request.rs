@@ -10,14 +10,23 @@
 //!
 //! Nothing leads back, and failed wins over fenced. There are no locks and no side effects here.
 
-use crate::linux::{
-    errno::ESTALE,
-    header,
-    jiffies::{
-        jiffies64_to_msecs,
-        msecs_to_jiffies,
-        Deadline,
-        Jiffies, //
+use crate::{
+    linux::{
+        errno::ESTALE,
+        header,
+        jiffies::{
+            jiffies64_to_msecs,
+            msecs_to_jiffies,
+            Deadline,
+            Jiffies, //
+        }, //
+    },
+    news::{
+        Event,
+        Failure,
+        News,
+        Report,
+        State, //
     }, //
 };
 use core::net::{
@@ -29,25 +38,6 @@ use kernel::{
     prelude::*, //
 };
 
-/// What has become of a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    Pending,
-    Fenced,
-    Failed,
-}
-
-impl State {
-    /// What userspace calls it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            State::Pending => "pending",
-            State::Fenced => "fenced",
-            State::Failed => "failed",
-        }
-    }
-}
-
 /// A request to fence one mount of the cluster.
 pub(crate) struct Request {
     rid: u64,
@@ -57,6 +47,7 @@ pub(crate) struct Request {
     timeout_ms: u32,
     deadline: Deadline,
     state: State,
+    news: News,
 }
 
 impl Request {
@@ -76,6 +67,7 @@ impl Request {
             timeout_ms,
             deadline: Deadline::new(now, msecs_to_jiffies(timeout_ms)),
             state: State::Pending,
+            news: News::new(),
         }
     }
 
@@ -143,17 +135,18 @@ impl Request {
         Ok(core::mem::replace(&mut self.further_reasons, reasons))
     }
 
-    /// Notes that the mount can no longer write.
+    /// Notes that the mount can no longer write, since `now`.
     ///
     /// Returns whether this is news.
     ///
     /// # Errors
     ///
     /// `ESTALE` where the request has failed already: the leader has been told so.
-    pub(crate) fn fence(&mut self) -> Result<bool> {
+    pub(crate) fn fence(&mut self, now: Jiffies) -> Result<bool> {
         match self.state {
             State::Pending => {
                 self.state = State::Fenced;
+                self.news.note(Event::Fenced(now));
                 Ok(true)
             }
             State::Fenced => Ok(false),
@@ -164,15 +157,28 @@ impl Request {
     /// Notes that the mount could not be fenced, or that nobody answered in time.
     ///
     /// Returns whether this is news.
-    pub(crate) fn fail(&mut self) -> bool {
+    pub(crate) fn fail(&mut self, failure: Failure) -> bool {
         let news = self.state != State::Failed;
-        self.state = State::Failed;
+        if news {
+            self.state = State::Failed;
+            self.news.note(Event::Failed(failure));
+        }
         news
     }
 
-    /// What has become of the request so far.
-    pub(crate) fn state(&self) -> State {
-        self.state
+    /// Notes that the request is listed, and its directory complete.
+    pub(crate) fn list(&mut self) {
+        self.news.note(Event::Made);
+    }
+
+    /// Notes that the request is no longer listed, and its directory goes.
+    pub(crate) fn remove(&mut self) {
+        self.news.note(Event::Gone);
+    }
+
+    /// What is to be told of the request next.
+    pub(crate) fn next_report(&mut self) -> Option<Report> {
+        self.news.next()
     }
 
     /// Whether the mount was fenced, and nothing was said against it since.
@@ -283,23 +289,23 @@ mod tests {
         for (from, to) in [(PENDING, FENCED), (FENCED, FENCED), (FAILED, FAILED)] {
             let mut request = in_state(from);
             check_eq!(seen(&request), from);
-            check_eq!(request.fence().is_err(), from == FAILED);
+            check_eq!(request.fence(1000).is_err(), from == FAILED);
             check_eq!(seen(&request), to);
         }
         for from in [PENDING, FENCED, FAILED] {
             let mut request = in_state(from);
-            request.fail();
+            request.fail(Failure::Indicated);
             check_eq!(seen(&request), FAILED);
         }
     }
 
     fn only_the_first_time_is_news() {
         let mut request = request();
-        check_eq!(request.fence(), Ok(true));
-        check_eq!(request.fence(), Ok(false));
-        check!(request.fail());
-        check!(!request.fail());
-        check_eq!(request.fence(), Err(ESTALE.into()));
+        check_eq!(request.fence(1000), Ok(true));
+        check_eq!(request.fence(1000), Ok(false));
+        check!(request.fail(Failure::Indicated));
+        check!(!request.fail(Failure::Indicated));
+        check_eq!(request.fence(1000), Err(ESTALE.into()));
     }
 
     fn reasons_have_names() {
@@ -348,7 +354,7 @@ mod tests {
         check_eq!(request.elapsed_ms(1000), 0);
         check_eq!(request.elapsed_ms(1000 + span), 30_000);
         check_eq!(request.elapsed_ms(1000 + 2 * span), 60_000);
-        check!(request.fail());
+        check!(request.fail(Failure::Indicated));
         check_eq!(request.remaining(1000), None);
         check_eq!(request.elapsed_ms(1000 + span), 30_000);
     }

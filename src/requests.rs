@@ -7,10 +7,14 @@
 //! room.
 
 use crate::{
-    linux::jiffies::{
-        Deadline,
-        Jiffies, //
+    linux::{
+        header,
+        jiffies::{
+            Deadline,
+            Jiffies, //
+        }, //
     },
+    news::Failure,
     request::Request, //
 };
 use core::mem;
@@ -89,31 +93,91 @@ pub(crate) struct Room<T> {
     reason: ReasonRoom,
 }
 
-/// The room for one more reason.
-pub(crate) struct ReasonRoom(RBTreeNodeReservation<c_int, usize>);
+/// The room for one more reason. Those that have names need none.
+pub(crate) struct ReasonRoom(Option<RBTreeNodeReservation<c_int, usize>>);
 
 impl<T> Room<T> {
-    /// May sleep.
+    /// For a request that is made for `reason`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(reason: c_int) -> Result<Self> {
         Ok(Self {
             place: RBTreeNodeReservation::new(GFP_KERNEL)?,
-            reason: ReasonRoom::new()?,
+            reason: ReasonRoom::new(reason)?,
         })
     }
 }
 
 impl ReasonRoom {
-    /// May sleep.
+    /// For `reason`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self(RBTreeNodeReservation::new(GFP_KERNEL)?))
+    pub(crate) fn new(reason: c_int) -> Result<Self> {
+        Ok(Self(match named(reason) {
+            Some(_) => None,
+            None => Some(RBTreeNodeReservation::new(GFP_KERNEL)?),
+        }))
+    }
+}
+
+/// How many reasons have names. They are the smallest numbers.
+const NAMED: usize = header::SCOUTFS_FENCE_QUORUM_BLOCK_LEADER as usize + 1;
+
+/// The place of a reason among those that have names.
+fn named(reason: c_int) -> Option<usize> {
+    usize::try_from(reason).ok().filter(|place| *place < NAMED)
+}
+
+/// How many requests carry each reason.
+struct Reasons {
+    named: [usize; NAMED],
+    /// None is 0.
+    others: RBTree<c_int, usize>,
+}
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self {
+            named: [0; NAMED],
+            others: RBTree::new(),
+        }
+    }
+}
+
+impl Reasons {
+    fn contains(&self, reason: c_int) -> bool {
+        match named(reason) {
+            Some(place) => self.named[place] > 0,
+            None => self.others.get(&reason).is_some(),
+        }
+    }
+
+    /// Counts one more. The room is for this reason.
+    fn count(&mut self, reason: c_int, room: ReasonRoom) {
+        if let Some(place) = named(reason) {
+            self.named[place] += 1;
+        } else if let Some(count) = self.others.get_mut(&reason) {
+            *count += 1;
+        } else if let Some(room) = room.0 {
+            self.others.insert(room.into_node(reason, 1));
+        }
+    }
+
+    /// Counts one less.
+    fn discount(&mut self, reason: c_int) {
+        if let Some(place) = named(reason) {
+            self.named[place] -= 1;
+        } else if let Some(mut count) = self.others.find_mut(&reason) {
+            if *count.get() > 1 {
+                *count.get_mut() -= 1;
+            } else {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -132,8 +196,8 @@ pub(crate) struct Requests<T> {
     finished: Sorted<T>,
     /// How many of the finished have failed.
     failed: usize,
-    /// How many of the listed carry each reason. None is 0.
-    reasons: RBTree<c_int, usize>,
+    /// How many of the listed carry each reason.
+    reasons: Reasons,
     /// How many requests of this mount have failed so far.
     pub(crate) failures: u64,
     /// How often there were requests that a stop dropped.
@@ -149,7 +213,7 @@ pub(crate) struct Requests<T> {
 /// Requests that are no longer listed.
 pub(crate) struct Dropped<T> {
     requests: [Sorted<T>; 2],
-    _reasons: RBTree<c_int, usize>,
+    _reasons: Reasons,
 }
 
 impl<T> Dropped<T> {
@@ -166,7 +230,7 @@ impl<T: Entry> Requests<T> {
             unanswered: Sorted::default(),
             finished: Sorted::default(),
             failed: 0,
-            reasons: RBTree::new(),
+            reasons: Reasons::default(),
             failures: 0,
             drops: 0,
             stops: 0,
@@ -178,10 +242,11 @@ impl<T: Entry> Requests<T> {
     /// Lists a request.
     pub(crate) fn list(&mut self, entry: Arc<T>, room: Room<T>) {
         let turn = self.turn(&entry);
-        let request = entry.request().access(self);
+        let request = entry.request().access_mut(self);
+        request.list();
         let (reason, failed) = (request.reason(), request.has_failed());
         self.failed += usize::from(failed);
-        self.count(reason, room.reason);
+        self.reasons.count(reason, room.reason);
         self.sorted(turn).insert(turn, entry, room.place);
     }
 
@@ -189,17 +254,19 @@ impl<T: Entry> Requests<T> {
     pub(crate) fn remove(&mut self, entry: &T) -> Option<Arc<T>> {
         let turn = self.turn(entry);
         let (removed, _) = self.sorted(turn).remove(&turn)?;
-        let failed = entry.request().access(self).has_failed();
+        let request = entry.request().access_mut(self);
+        request.remove();
+        let failed = request.has_failed();
         self.failed -= usize::from(failed);
         let mut reasons = 0;
         while let Some(reason) = entry.request().access(self).nth_reason(reasons) {
-            self.discount(reason);
+            self.reasons.discount(reason);
             reasons += 1;
         }
         Some(removed)
     }
 
-    /// Takes all requests off the list.
+    /// Takes all requests off the list. That each is gone is for the caller to note.
     pub(crate) fn clear(&mut self) -> Dropped<T> {
         self.failed = 0;
         Dropped {
@@ -222,18 +289,18 @@ impl<T: Entry> Requests<T> {
     ) -> Result<KVec<c_int>> {
         let request = entry.request().access_mut(self);
         let old = request.add_reason(reason, reasons)?;
-        self.count(reason, room);
+        self.reasons.count(reason, room);
         Ok(old)
     }
 
     /// See [`Request::fence`].
-    pub(crate) fn fence(&mut self, entry: &T) -> Result<bool> {
-        self.change(entry, Request::fence)
+    pub(crate) fn fence(&mut self, entry: &T, now: Jiffies) -> Result<bool> {
+        self.change(entry, |request| request.fence(now))
     }
 
     /// See [`Request::fail`].
-    pub(crate) fn fail(&mut self, entry: &T) -> bool {
-        let news = self.change(entry, Request::fail);
+    pub(crate) fn fail(&mut self, entry: &T, failure: Failure) -> bool {
+        let news = self.change(entry, |request| request.fail(failure));
         if news {
             self.failures += 1;
             let turn = self.turn(entry);
@@ -248,7 +315,7 @@ impl<T: Entry> Requests<T> {
             return None;
         }
         let entry = self.unanswered.first()?.clone();
-        self.fail(&entry);
+        self.fail(&entry, Failure::TimedOut);
         Some(entry)
     }
 
@@ -291,7 +358,7 @@ impl<T: Entry> Requests<T> {
 
     /// Whether a listed request carries the reason.
     pub(crate) fn any_with(&self, reason: c_int) -> bool {
-        self.reasons.get(&reason).is_some()
+        self.reasons.contains(reason)
     }
 
     fn turn(&self, entry: &T) -> Turn {
@@ -321,24 +388,6 @@ impl<T: Entry> Requests<T> {
             }
         }
         result
-    }
-
-    fn count(&mut self, reason: c_int, room: ReasonRoom) {
-        if let Some(count) = self.reasons.get_mut(&reason) {
-            *count += 1;
-        } else {
-            self.reasons.insert(room.0.into_node(reason, 1));
-        }
-    }
-
-    fn discount(&mut self, reason: c_int) {
-        if let Some(mut count) = self.reasons.find_mut(&reason) {
-            if *count.get() > 1 {
-                *count.get_mut() -= 1;
-            } else {
-                count.remove();
-            }
-        }
     }
 }
 
@@ -413,7 +462,7 @@ mod tests {
         }
 
         fn list(&self, item: &Arc<Item>) -> Result {
-            let room = Room::new()?;
+            let room = Room::new(item.number as c_int)?;
             self.0.lock().list(item.clone(), room);
             Ok(())
         }
@@ -433,7 +482,7 @@ mod tests {
 
         fn add_reason(&self, item: &Item, reason: c_int) -> Result {
             let reasons = KVec::with_capacity(8, GFP_KERNEL)?;
-            let room = ReasonRoom::new()?;
+            let room = ReasonRoom::new(reason)?;
             let old = self.0.lock().add_reason(item, reason, reasons, room)?;
             drop(old);
             Ok(())
@@ -455,7 +504,7 @@ mod tests {
         let [first, second, third] = board.listed([100, 100, 100])?;
         check_eq!(board.next(), None);
         for (item, next) in [(&third, 3), (&first, 1), (&second, 1)] {
-            check_eq!(board.0.lock().fence(item), Ok(true));
+            check_eq!(board.0.lock().fence(item, NOW), Ok(true));
             check_eq!(board.next(), Some((next, false)));
         }
         check!(!board.0.lock().any_unanswered());
@@ -474,11 +523,11 @@ mod tests {
         let board = Board::new()?;
         let [first, second, third] = board.listed([100, 100, 100])?;
         for item in [&second, &first, &third] {
-            check_eq!(board.0.lock().fence(item), Ok(true));
+            check_eq!(board.0.lock().fence(item, NOW), Ok(true));
         }
         check!(!board.0.lock().any_failed());
-        check!(board.0.lock().fail(&first));
-        check!(!board.0.lock().fail(&first));
+        check!(board.0.lock().fail(&first, Failure::Indicated));
+        check!(!board.0.lock().fail(&first, Failure::Indicated));
         check!(board.0.lock().any_failed());
         check_eq!(board.0.lock().failures, 1);
         check_eq!(board.next(), Some((1, true)));
@@ -514,8 +563,8 @@ mod tests {
     fn an_answer_comes_before_the_deadline() -> Result {
         let board = Board::new()?;
         let [first, second, third] = board.listed([100, 200, 300])?;
-        check_eq!(board.0.lock().fence(&first), Ok(true));
-        check!(board.0.lock().fail(&second));
+        check_eq!(board.0.lock().fence(&first, NOW), Ok(true));
+        check!(board.0.lock().fail(&second, Failure::Indicated));
         let expired = board.0.lock().expire(Jiffies::MAX >> 1);
         check!(expired.is_some_and(|item| item.number == third.number));
         check!(board.0.lock().expire(Jiffies::MAX >> 1).is_none());
@@ -526,8 +575,8 @@ mod tests {
     fn an_answer_may_come_before_the_request_is_listed() -> Result {
         let board = Board::new()?;
         let (fenced, failed) = (board.request(1, 100)?, board.request(2, 100)?);
-        check_eq!(board.0.lock().fence(&fenced), Ok(true));
-        check!(board.0.lock().fail(&failed));
+        check_eq!(board.0.lock().fence(&fenced, NOW), Ok(true));
+        check!(board.0.lock().fail(&failed, Failure::Indicated));
         check!(board.0.lock().is_empty());
         check!(!board.0.lock().any_failed());
         board.list(&failed)?;
@@ -560,7 +609,7 @@ mod tests {
     fn nothing_is_left_of_what_was_removed() -> Result {
         let board = Board::new()?;
         let items = board.listed([100, 100, 100])?;
-        check!(board.0.lock().fail(&items[1]));
+        check!(board.0.lock().fail(&items[1], Failure::Indicated));
         for item in &items {
             check!(!board.0.lock().is_empty());
             check!(board.remove(item));
@@ -575,8 +624,8 @@ mod tests {
     fn nothing_is_left_after_all_were_dropped() -> Result {
         let board = Board::new()?;
         let [first, second, _] = board.listed([100, 100, 100])?;
-        check!(board.0.lock().fail(&first));
-        check_eq!(board.0.lock().fence(&second), Ok(true));
+        check!(board.0.lock().fail(&first, Failure::Indicated));
+        check_eq!(board.0.lock().fence(&second, NOW), Ok(true));
         let dropped = board.0.lock().clear();
         check_eq!(dropped.count(), 3);
         drop(dropped);

@@ -16,7 +16,8 @@
 //! - [`requests`]: which of them are listed, and how it stands with them;
 //! - [`events`]: what programs and the log are told of it;
 //! - [`directory`]: a request's files in sysfs;
-//! - [`request`]: one request and its states;
+//! - [`request`]: one request;
+//! - [`news`]: its states, and what of it is still to be told;
 //! - [`linux`]: safe wrappers of what the kernel crate does not wrap.
 //!
 //! `glue.c` exports the symbols and declares the module's parameter.
@@ -28,6 +29,7 @@ mod directory;
 mod events;
 mod linux;
 mod mount;
+mod news;
 mod registry;
 mod request;
 mod requests;

@@ -157,7 +157,7 @@ class Server:
         elif known is not None:
             self._check(known)
             if event.action == "remove":
-                # It is sent just before the directory goes. Or it is about an earlier one.
+                # The directory may be about to go. Or this is about an earlier one.
                 asyncio.get_running_loop().call_later(SECONDS_TO_GO, self._check, known)
 
     async def _keep_looking(self) -> None:

@@ -157,6 +157,15 @@ impl<T: Run> DelayedWork<T> {
         }
     }
 
+    /// Lets it run now where it is queued, and waits until it does not run any more. May sleep.
+    ///
+    /// It must not be called by what `run` waits for.
+    pub(crate) fn flush(this: &Arc<Self>) {
+        // SAFETY: By the type invariant the work is initialised. What the queue owns does not
+        // change: it still runs the work, with the same reference.
+        unsafe { bindings::flush_delayed_work(this.work.get()) };
+    }
+
     /// Drops the reference that the queue owned, after the work was taken off it.
     fn drop_queued(this: &Arc<Self>) {
         let raw = Arc::into_raw(this.clone());

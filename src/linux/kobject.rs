@@ -137,23 +137,24 @@ impl Directory {
         Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
     }
 
-    /// Makes a directory below `parent` that can send uevents, as one of the set's. May sleep.
+    /// Gives a kobject a name and a directory below `parent`. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `EEXIST` for a name that is taken, which the C side logs.
-    pub(crate) fn create_in(set: &Set, name: &CStr, parent: &Kobject) -> Result<Self> {
-        let raw = KBox::new(
-            bindings::kobject {
-                kset: set.0.as_ptr(),
-                ..Default::default()
-            },
-            GFP_KERNEL,
-        )?;
-        let raw = NonNull::from(KBox::leak(raw));
-        // SAFETY: The memory is zeroed but for the set, which lives. `fs_kobj` is always there, and
-        // of the type that the C side frees, as memory of kmalloc's, when it is released. The name
-        // is terminated, and copied. The parent is alive.
+    /// `ENOMEM`; `EEXIST` for a name that is taken, which the C side logs. The kobject is freed then.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be to a zeroed kobject, at the beginning of memory from kmalloc that nobody else
+    /// frees.
+    pub(super) unsafe fn add(
+        raw: NonNull<bindings::kobject>,
+        name: &CStr,
+        parent: &Kobject,
+    ) -> Result<Self> {
+        // SAFETY: The memory is valid, and zeroed. `fs_kobj` is always there, and of the type that
+        // the C side frees, as memory of kmalloc's, when it is released. The name is terminated,
+        // and copied. The parent is alive.
         let result = to_result(unsafe {
             bindings::kobject_init_and_add(
                 raw.as_ptr(),
@@ -170,39 +171,6 @@ impl Directory {
         }
         // INVARIANT: The kobject has been added, and the reference is ours.
         Ok(Self(raw))
-    }
-
-    /// Sends a uevent, with these variables besides those that every uevent has. May sleep.
-    ///
-    /// It reaches everybody who listens before this returns.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` where the directory is in no [`Set`], or the variables are longer than
-    /// [`ENVIRONMENT`] or more than [`VARIABLES`]; `ENOMEM`.
-    pub(crate) fn uevent(&self, action: Action, environment: &[Variable<'_>]) -> Result {
-        let mut buffer = [0; ENVIRONMENT];
-        // With a null pointer at the end.
-        let mut variables = [ptr::null_mut(); VARIABLES + 1];
-        if environment.len() > VARIABLES {
-            return Err(EINVAL);
-        }
-        let mut rest = &mut buffer[..];
-        for ((name, value), variable) in environment.iter().zip(&mut variables) {
-            let mut text = Text::new(rest);
-            text.write_str(name)?;
-            text.write_str("=")?;
-            write!(text, "{value}\0")?;
-            let length = text.length();
-            let (text, behind) = mem::take(&mut rest).split_at_mut(length);
-            *variable = text.as_mut_ptr().cast();
-            rest = behind;
-        }
-        // SAFETY: By the type invariant the kobject is in sysfs. The array ends with a null pointer, and the others are to
-        // texts that end with a zero and are not changed meanwhile. All is copied.
-        to_result(unsafe {
-            bindings::kobject_uevent_env(self.0.as_ptr(), action as u32, variables.as_mut_ptr())
-        })
     }
 
     /// Wakes everybody who polls the file `name` of the directory. May sleep.
@@ -234,16 +202,7 @@ impl Drop for Directory {
     }
 }
 
-/// A directory whose name is the subsystem that the uevents of its members come from. A member's
-/// directory can be anywhere.
-///
-/// # Examples
-///
-/// ```ignore
-/// let set = Set::create(c_str!("ours"), Kobject::fs())?;
-/// let member = Directory::create_in(&set, c_str!("member"), &parent)?;
-/// member.uevent(Action::Add, &[("COLOUR", &"red")])?;
-/// ```
+/// A directory whose name is the subsystem that uevents come from. See [`UeventSender`].
 ///
 /// # Invariants
 ///
@@ -288,5 +247,115 @@ impl Drop for Set {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the kset is in sysfs, and the reference is ours.
         unsafe { bindings::kset_unregister(self.0.as_ptr()) };
+    }
+}
+
+/// Sends the uevents of directories below one parent, by their names.
+///
+/// It is a kobject that stands in for theirs and never gets into sysfs itself. So uevents can be
+/// sent later than what they tell of, and of directories that have gone.
+///
+/// # Examples
+///
+/// ```ignore
+/// let set = Set::create(c_str!("ours"), Kobject::fs())?;
+/// let mut sender = UeventSender::new(&set, &parent)?;
+/// sender.send(c_str!("child"), Action::Add, &[("COLOUR", &"red")])?;
+/// ```
+///
+/// # Invariants
+///
+/// The pointer is to an initialised kobject that is not in sysfs, whose only reference is this. This
+/// owns a reference to its parent and one to its set.
+pub(crate) struct UeventSender(NonNull<bindings::kobject>);
+
+// SAFETY: A kobject may be used and given up by any task.
+unsafe impl Send for UeventSender {}
+
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for UeventSender {}
+
+impl UeventSender {
+    /// One for directories below `parent`; the name of the set is the subsystem. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(set: &Set, parent: &Kobject) -> Result<Self> {
+        let raw = KBox::new(bindings::kobject::default(), GFP_KERNEL)?;
+        let raw = NonNull::from(KBox::leak(raw));
+        // SAFETY: The memory is zeroed. `fs_kobj` is always there, and of the type that the C side
+        // frees, as memory of kmalloc's, when it is released. Set and parent are alive.
+        unsafe {
+            bindings::kobject_init(raw.as_ptr(), (*bindings::fs_kobj).ktype);
+            (*raw.as_ptr()).parent = bindings::kobject_get(parent.as_raw());
+            (*raw.as_ptr()).kset = set.0.as_ptr();
+            bindings::kobject_get(set.as_raw());
+        }
+        // INVARIANT: It was initialised, and the references were taken, here.
+        Ok(Self(raw))
+    }
+
+    /// Sends a uevent of the directory `name`, with these variables besides those that every uevent
+    /// has. May sleep.
+    ///
+    /// It reaches everybody who listens before this returns.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the variables are longer than [`ENVIRONMENT`] or more than [`VARIABLES`];
+    /// `ENOMEM`.
+    pub(crate) fn send(
+        &mut self,
+        name: &CStr,
+        action: Action,
+        environment: &[Variable<'_>],
+    ) -> Result {
+        let mut buffer = [0; ENVIRONMENT];
+        // With a null pointer at the end.
+        let mut variables = [ptr::null_mut(); VARIABLES + 1];
+        if environment.len() > VARIABLES {
+            return Err(EINVAL);
+        }
+        let mut rest = &mut buffer[..];
+        for ((name, value), variable) in environment.iter().zip(&mut variables) {
+            let mut text = Text::new(rest);
+            text.write_str(name)?;
+            text.write_str("=")?;
+            write!(text, "{value}\0")?;
+            let length = text.length();
+            let (text, behind) = mem::take(&mut rest).split_at_mut(length);
+            *variable = text.as_mut_ptr().cast();
+            rest = behind;
+        }
+        // SAFETY: By the type invariant the kobject is initialised, is not in sysfs, and nobody else
+        // uses it, so that it may be named anew. The name is terminated, and copied.
+        to_result(unsafe {
+            bindings::kobject_set_name(
+                self.0.as_ptr(),
+                c_str!("%s").as_char_ptr(),
+                name.as_char_ptr(),
+            )
+        })?;
+        // SAFETY: By the type invariant the kobject is initialised, and its parent and its set are
+        // alive. The array ends with a null pointer, and the others are to texts that end with a
+        // zero and are not changed meanwhile. All is copied.
+        to_result(unsafe {
+            bindings::kobject_uevent_env(self.0.as_ptr(), action as u32, variables.as_mut_ptr())
+        })
+    }
+}
+
+impl Drop for UeventSender {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the references are ours. As the kobject is not in sysfs, the
+        // C side gives up neither of the other two with it.
+        unsafe {
+            let parent = (*self.0.as_ptr()).parent;
+            let set = &raw mut (*(*self.0.as_ptr()).kset).kobj;
+            bindings::kobject_put(self.0.as_ptr());
+            bindings::kobject_put(set);
+            bindings::kobject_put(parent);
+        }
     }
 }

@@ -8,14 +8,22 @@
 #![allow(unsafe_code)]
 
 use super::{
-    header,
-    kobject::Directory,
+    kobject::{
+        Directory,
+        Kobject, //
+    },
     text::Text, //
 };
 use core::{
     fmt,
-    mem::offset_of,
-    ptr,
+    mem::{
+        offset_of,
+        MaybeUninit, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    },
     slice, //
 };
 use kernel::{
@@ -25,17 +33,24 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     str::CStr,
-    sync::Arc, //
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
 };
 
-/// One file of a directory about a `T`.
-pub(crate) struct Attribute<T> {
-    name: &'static CStr,
+/// One file of each directory about a `T`: what sysfs knows of it comes first.
+#[repr(C)]
+pub(crate) struct Attribute<T: 'static> {
+    raw: bindings::kobj_attribute,
     show: fn(&T, &mut Text<'_>) -> fmt::Result,
-    store: Option<fn(&T, &CStr) -> Result>,
+    store: Option<fn(ArcBorrow<'_, T>, &CStr) -> Result>,
 }
 
-impl<T> Attribute<T> {
+// SAFETY: Nothing is changed, neither here nor by sysfs.
+unsafe impl<T> Sync for Attribute<T> {}
+
+impl<T: Send + Sync> Attribute<T> {
     /// A file that everybody may read (0444). `show` writes the value, up to one page of it; it
     /// may sleep.
     pub(crate) const fn read_only(
@@ -43,7 +58,7 @@ impl<T> Attribute<T> {
         show: fn(&T, &mut Text<'_>) -> fmt::Result,
     ) -> Self {
         Self {
-            name,
+            raw: Self::raw(name, 0o444),
             show,
             store: None,
         }
@@ -56,41 +71,21 @@ impl<T> Attribute<T> {
     pub(crate) const fn read_write(
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> fmt::Result,
-        store: fn(&T, &CStr) -> Result,
+        store: fn(ArcBorrow<'_, T>, &CStr) -> Result,
     ) -> Self {
         Self {
-            name,
+            raw: Self::raw(name, 0o644),
             show,
             store: Some(store),
         }
     }
 
-    fn mode(&self) -> bindings::umode_t {
-        match self.store {
-            None => 0o444,
-            Some(_) => 0o644,
-        }
-    }
-}
-
-/// A file as sysfs knows it: the C attribute comes first, what it is about behind it.
-///
-/// # Invariants
-///
-/// From `sysfs_create_file_ns` to the removal of the directory, `subject` is valid, and this does
-/// not move.
-#[repr(C)]
-struct File<T: 'static> {
-    raw: bindings::kobj_attribute,
-    attribute: &'static Attribute<T>,
-    subject: *const T,
-}
-
-impl<T: Send + Sync> File<T> {
-    fn new(attribute: &'static Attribute<T>, subject: &Arc<T>) -> Self {
-        let mut raw = bindings::kobj_attribute::default();
-        raw.attr.name = attribute.name.as_char_ptr();
-        raw.attr.mode = attribute.mode();
+    const fn raw(name: &'static CStr, mode: bindings::umode_t) -> bindings::kobj_attribute {
+        // SAFETY: A `kobj_attribute` may be all zero.
+        let mut raw: bindings::kobj_attribute = unsafe { MaybeUninit::zeroed().assume_init() };
+        // What as_char_ptr() returns, which is no const function on every kernel.
+        raw.attr.name = ptr::from_ref(name).cast();
+        raw.attr.mode = mode;
         #[cfg(linux_6_12)]
         {
             raw.show = Some(show_raw::<T>);
@@ -101,73 +96,86 @@ impl<T: Send + Sync> File<T> {
             raw.__bindgen_anon_1.show = Some(show_raw::<T>);
             raw.__bindgen_anon_2.store = Some(store_raw::<T>);
         }
-        // SAFETY: The function writes a field of the attribute, nothing else.
-        unsafe { header::scoutfs_fence_glue_sysfs_attr_init(&mut raw.attr) };
-        Self {
-            raw,
-            attribute,
-            subject: ptr::from_ref(&**subject),
-        }
+        raw
     }
 }
 
-/// A directory whose `N` files are about a `T`. It goes when this is dropped.
+/// The kobject of a directory about a `T`, and what it is about.
+///
+/// The C side frees it as a whole, for the kobject comes first.
+///
+/// # Invariants
+///
+/// While the directory is in sysfs, `subject` is that of an [`Arc`] that is not dropped.
+#[repr(C)]
+struct SubjectKobject<T> {
+    kobject: bindings::kobject,
+    subject: *const T,
+}
+
+/// A directory whose files are about a `T`. It goes when this is dropped.
 ///
 /// # Examples
 ///
 /// ```ignore
-/// static ATTRIBUTES: [Attribute<Mutex<u32>>; 1] =
+/// const ATTRIBUTES: [Attribute<Mutex<u32>>; 1] =
 ///     [Attribute::read_only(c_str!("count"), |count, page| writeln!(page, "{}", count.lock()))];
 ///
-/// let directory = Directory::create(c_str!("counter"), &parent)?;
-/// let directory = SubjectDirectory::fill(directory, count, &ATTRIBUTES)?;
+/// let directory = SubjectDirectory::create(c_str!("counter"), &parent, count, &ATTRIBUTES)?;
 /// ```
+///
+/// # Invariants
+///
+/// The kobject of `directory` is that of a `SubjectKobject<T>`, whose subject is `_subject`.
 // The fields are dropped in this order: when the directory has gone, no file is in use any more,
 // and the subject is no longer pointed at.
-pub(crate) struct SubjectDirectory<T: 'static, const N: usize> {
+pub(crate) struct SubjectDirectory<T> {
     directory: Directory,
-    files: KBox<[File<T>; N]>,
-    subject: Arc<T>,
+    _subject: Arc<T>,
 }
 
-// SAFETY: The raw pointers in `File` are to a `T` that may be shared and dropped by any task, and
-// what they point at is owned by the same directory.
-unsafe impl<T: Send + Sync, const N: usize> Send for SubjectDirectory<T, N> {}
-
-// SAFETY: As above, and no method changes anything.
-unsafe impl<T: Send + Sync, const N: usize> Sync for SubjectDirectory<T, N> {}
-
-impl<T: Send + Sync, const N: usize> SubjectDirectory<T, N> {
-    /// Makes the files of a directory that has none. May sleep.
+impl<T: Send + Sync> SubjectDirectory<T> {
+    /// Makes a directory below `parent`, with all its files. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, after which nothing is left of the directory.
-    pub(crate) fn fill(
-        directory: Directory,
+    /// `ENOMEM`, after which nothing is left of the directory; `EEXIST` for a name that is taken,
+    /// which the C side logs.
+    pub(crate) fn create(
+        name: &CStr,
+        parent: &Kobject,
         subject: Arc<T>,
-        attributes: &'static [Attribute<T>; N],
+        attributes: &'static [Attribute<T>],
     ) -> Result<Self> {
-        let files = KBox::new(
-            attributes
-                .each_ref()
-                .map(|attribute| File::new(attribute, &subject)),
+        let raw_subject = Arc::into_raw(subject);
+        // SAFETY: This is the reference that was given up in the line above.
+        let subject = unsafe { Arc::from_raw(raw_subject) };
+        let kobject = KBox::new(
+            SubjectKobject {
+                kobject: bindings::kobject::default(),
+                subject: raw_subject,
+            },
             GFP_KERNEL,
         )?;
-        // Put together before the first file is made, so that an error below removes all files before what they
-        // point at is freed.
+        const { assert!(offset_of!(SubjectKobject<T>, kobject) == 0) };
+        let kobject = NonNull::from(KBox::leak(kobject)).cast();
+        // SAFETY: The kobject is zeroed, and comes first in memory of kmalloc's that nobody else
+        // frees.
+        let directory = unsafe { Directory::add(kobject, name, parent) }?;
+        // INVARIANT: The kobject was made above, with this subject.
+        // Put together before the first file is made, so that an error below removes all files.
         let this = Self {
             directory,
-            files,
-            subject,
+            _subject: subject,
         };
-        for file in this.files.iter() {
-            // INVARIANT: `this` owns the box that the file is in and a reference to the subject,
-            // and drops both after the directory.
-            // SAFETY: The kobject is in sysfs. The file is in memory that stays where it is and
-            // outlives the directory, as the order of the fields has it.
+        for attribute in attributes {
+            // SAFETY: The kobject is in sysfs. The file is never freed.
             to_result(unsafe {
-                bindings::sysfs_create_file_ns(this.directory.as_raw(), &file.raw.attr, ptr::null())
+                bindings::sysfs_create_file_ns(
+                    this.directory.as_raw(),
+                    &attribute.raw.attr,
+                    ptr::null(),
+                )
             })?;
         }
         Ok(this)
@@ -177,39 +185,46 @@ impl<T: Send + Sync, const N: usize> SubjectDirectory<T, N> {
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory
     }
-
-    /// What the files are about.
-    pub(crate) fn subject(&self) -> &Arc<T> {
-        &self.subject
-    }
 }
 
 /// The file that a C attribute is part of.
 ///
 /// # Safety
 ///
-/// `attr` must be the `raw` field of a `File<T>` whose directory is not removed during `'a`.
-unsafe fn file<'a, T>(attr: *const bindings::kobj_attribute) -> &'a File<T> {
-    const { assert!(offset_of!(File<T>, raw) == 0) };
-    // SAFETY: `raw` is the first field, and the caller promises the rest.
+/// `attr` must be the `raw` field of an `Attribute<T>`.
+unsafe fn attribute<T>(attr: *const bindings::kobj_attribute) -> &'static Attribute<T> {
+    const { assert!(offset_of!(Attribute<T>, raw) == 0) };
+    // SAFETY: `raw` is the first field, and files are never freed.
     unsafe { &*attr.cast() }
+}
+
+/// What a directory is about.
+///
+/// # Safety
+///
+/// `kobj` must be that of a `SubjectKobject<T>` whose directory is not removed during `'a`.
+unsafe fn subject<'a, T>(kobj: *const bindings::kobject) -> ArcBorrow<'a, T> {
+    // SAFETY: The kobject is the first field. By the type invariant the subject is that of an `Arc`
+    // which is there as long as the directory.
+    unsafe { ArcBorrow::from_raw((*kobj.cast::<SubjectKobject<T>>()).subject) }
 }
 
 /// # Safety
 ///
-/// Only sysfs calls it: with the attribute of a `File<T>`, with a page to write to, and before
-/// the removal of the directory is over.
+/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files, with
+/// a page to write to, and before the removal of the directory is over.
 unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
-    _kobj: *mut bindings::kobject,
+    kobj: *mut bindings::kobject,
     attr: *mut bindings::kobj_attribute,
     buf: *mut ffi::c_char,
 ) -> isize {
+    // SAFETY: The caller passes an attribute of the directory's files.
+    let attribute = unsafe { attribute::<T>(attr) };
     // SAFETY: The removal of the directory waits for this call.
-    let file = unsafe { file::<T>(attr) };
+    let subject = unsafe { subject::<T>(kobj) };
     // SAFETY: sysfs passes a page, zeroed, that nobody else uses meanwhile.
     let mut page = Text::new(unsafe { slice::from_raw_parts_mut(buf.cast(), PAGE_SIZE - 1) });
-    // SAFETY: By the type invariant the subject is valid while the directory is there.
-    match (file.attribute.show)(unsafe { &*file.subject }, &mut page) {
+    match (attribute.show)(&subject, &mut page) {
         Ok(()) => page.length() as isize,
         Err(fmt::Error) => EIO.to_errno() as isize,
     }
@@ -217,22 +232,21 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
 
 /// # Safety
 ///
-/// Only sysfs calls it: with the attribute of a `File<T>`, with `count` bytes and a zero behind
-/// them, and before the removal of the directory is over.
+/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files, with
+/// `count` bytes and a zero behind them, and before the removal of the directory is over.
 unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
-    _kobj: *mut bindings::kobject,
+    kobj: *mut bindings::kobject,
     attr: *mut bindings::kobj_attribute,
     buf: *const ffi::c_char,
     count: usize,
 ) -> isize {
+    // SAFETY: The caller passes an attribute of the directory's files.
+    let attribute = unsafe { attribute::<T>(attr) };
     // SAFETY: The removal of the directory waits for this call.
-    let file = unsafe { file::<T>(attr) };
+    let subject = unsafe { subject::<T>(kobj) };
     // SAFETY: sysfs passes a buffer of its own, and ends it with a zero.
     let text = unsafe { CStr::from_char_ptr(buf) };
-    let store = || {
-        // SAFETY: By the type invariant the subject is valid while the directory is there.
-        file.attribute.store.ok_or(EACCES)?(unsafe { &*file.subject }, text)
-    };
+    let store = || attribute.store.ok_or(EACCES)?(subject, text);
     match store() {
         Ok(()) => count as isize,
         Err(error) => error.to_errno() as isize,

@@ -8,10 +8,6 @@ use core::{
     fmt,
     str, //
 };
-use kernel::{
-    prelude::*,
-    str::CStr, //
-};
 
 // The kernel crate's own format_args!, which prints its strings too.
 #[cfg(linux_6_12)]
@@ -42,15 +38,6 @@ impl<'a> Text<'a> {
     pub(crate) fn as_str(&self) -> &str {
         // SAFETY: By the type invariant these bytes are UTF-8.
         unsafe { str::from_utf8_unchecked(&self.buffer[..self.length]) }
-    }
-
-    /// What was written, for C code.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` where it does not end with a zero, or has another one.
-    pub(crate) fn as_c_str(&self) -> Result<&CStr> {
-        CStr::from_bytes_with_nul(self.as_str().as_bytes()).map_err(|_| EINVAL)
     }
 
     /// How many bytes there are.

@@ -9,6 +9,7 @@ allocates by itself for the system call that leads there is not ours to care for
 import bisect
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,15 @@ _COUNTDOWN = "/proc/thread-self/fail-nth"
 Range = tuple[int, int]
 
 
-def _function(name: str) -> Range:
-    """Where a function of the kernel's is."""
+def _function(pattern: str) -> Range:
+    """Where the function is whose name, and its module's in brackets if it has one, is this."""
     symbols = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines()]
     addresses = sorted(int(symbol[0], 16) for symbol in symbols)
-    [begin] = [int(symbol[0], 16) for symbol in symbols if symbol[2:] == [name]]
+    [begin] = [
+        int(address, 16)
+        for address, kind, *name in symbols
+        if kind in "tT" and re.fullmatch(pattern, " ".join(name))
+    ]
     return begin, addresses[bisect.bisect_right(addresses, begin)]
 
 
@@ -49,12 +54,20 @@ def initialisation() -> Range:
     return _function("do_one_initcall")
 
 
-class Faults:
-    """Lets the allocations below a piece of code fail when they are told to."""
+def the_teller() -> Range:
+    """Where the module's code is that tells programs and the log what has happened."""
+    return _function(rf"\w*run_raw\w*Teller\w* \[{kernel.FENCE}\]")
 
-    def __init__(self, code: Range) -> None:
-        kmemleak = _function("kmemleak_alloc")
-        settings: dict[str, object] = {
+
+def _set(settings: dict[str, object]) -> None:
+    for name, value in settings.items():
+        (_SETTINGS / name).write_text(f"{value}\n")
+
+
+def _only_below(code: Range) -> None:
+    kmemleak = _function("kmemleak_alloc")
+    _set(
+        {
             "verbose": 0,
             "ignore-gfp-wait": "N",
             "stacktrace-depth": 32,
@@ -64,8 +77,14 @@ class Faults:
             "reject-start": kmemleak[0],
             "reject-end": kmemleak[1],
         }
-        for name, value in settings.items():
-            (_SETTINGS / name).write_text(f"{value}\n")
+    )
+
+
+class Faults:
+    """Lets the allocations below a piece of code fail when they are told to."""
+
+    def __init__(self, code: Range) -> None:
+        _only_below(code)
         self._countdown = os.open(_COUNTDOWN, os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -99,3 +118,14 @@ def failing(code: Range) -> Iterator[Faults]:
     finally:
         gc.enable()
         faults.close()
+
+
+@contextmanager
+def failing_in_every_task(code: Range, every: int) -> Iterator[None]:
+    """Lets each allocation of so many fail below a piece of code, whoever runs it."""
+    _only_below(code)
+    _set({"task-filter": "N", "interval": every, "times": -1, "probability": 100})
+    try:
+        yield
+    finally:
+        _set({"probability": 0, "times": 1, "interval": 1})

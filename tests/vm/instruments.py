@@ -102,9 +102,9 @@ START = [subject for subject in ON_A_MOUNT if subject.name == "start"]
     option="CONFIG_PROVE_LOCKING",
     change=Change(
         "src/mount.rs",
-        "    fn fenced(&self) -> Result {\n",
-        "    fn fenced(&self) -> Result {\n"
-        "        let _directories = self.mount.directories.lock();\n",
+        "    fn fenced(this: ArcBorrow<'_, Self>) -> Result {\n",
+        "    fn fenced(this: ArcBorrow<'_, Self>) -> Result {\n"
+        "        let _directories = this.mount.directories.lock();\n",
     ),
 )
 def lock_inversion(case: Case) -> None:
@@ -112,9 +112,9 @@ def lock_inversion(case: Case) -> None:
     mount = case.mount()
     request = mount.started(1)
     request.set_fenced()
-    # The removal of a file is a lock to lockdep only where it has to wait for somebody. That is a
-    # reader here, as with a writer both would wait for ever.
-    reader = Actors(ignoring(partial(request.read, "rid"), ENOENT, ENODEV))
+    # The removal of a file is a lock to lockdep only where it has to wait for somebody. That is one
+    # who reads it here, as with a writer both would wait for ever.
+    reader = Actors(ignoring(partial(request.read, "fenced"), ENOENT, ENODEV))
     watch = Stopwatch()
     while not case.log.complaints() and watch.seconds() < 60:
         mount.free(1)
@@ -127,9 +127,11 @@ def lock_inversion(case: Case) -> None:
     option="CONFIG_DEBUG_ATOMIC_SLEEP",
     change=Change(
         "src/mount.rs",
-        "        let news = requests.fence(self)?;\n",
-        "        let news = requests.fence(self)?;\n"
-        "        drop(KVec::<u8>::with_capacity(64, GFP_KERNEL));\n",
+        "        let news = this.mount.requests.lock().fence(&this, jiffies())?;\n",
+        "        let mut requests = this.mount.requests.lock();\n"
+        "        let news = requests.fence(&this, jiffies())?;\n"
+        "        drop(KVec::<u8>::with_capacity(64, GFP_KERNEL));\n"
+        "        drop(requests);\n",
     ),
 )
 def sleep_in_atomic(case: Case) -> None:
@@ -164,8 +166,8 @@ def use_after_free(case: Case) -> None:
 # The waiter learns of what it waits for when its own time is over.
 LOST_WAKE_UP = Change(
     "src/mount.rs",
-    "            self.mount.changed.wake_up_all();\n            events::fenced(",
-    "            events::fenced(",
+    "            this.mount.changed.wake_up_all();\n            this.mount.tell_of(",
+    "            this.mount.tell_of(",
 )
 
 
@@ -231,8 +233,8 @@ def left_asleep(case: Case) -> None:
     r"wait_fenced returned 0|nobody fenced it",
     change=Change(
         "src/requests.rs",
-        "        self.fail(&entry);\n        Some(entry)\n",
-        "        let _ = self.fence(&entry);\n        Some(entry)\n",
+        "        self.fail(&entry, Failure::TimedOut);\n        Some(entry)\n",
+        "        let _ = self.fence(&entry, now);\n        Some(entry)\n",
     ),
 )
 def told_as_fenced(case: Case) -> None:
@@ -246,14 +248,9 @@ def told_as_fenced(case: Case) -> None:
     option=faults.OPTION,
     change=Change(
         "src/linux/sysfs.rs",
-        "            to_result(unsafe {\n"
-        "                bindings::sysfs_create_file_ns(this.directory.as_raw(), &file.raw.attr,"
-        " ptr::null())\n"
-        "            })?;\n",
-        "            let _ = to_result(unsafe {\n"
-        "                bindings::sysfs_create_file_ns(this.directory.as_raw(), &file.raw.attr,"
-        " ptr::null())\n"
-        "            });\n",
+        "                    ptr::null(),\n                )\n            })?;\n",
+        "                    ptr::null(),\n                )\n            })\n"
+        "            .unwrap_or_default();\n",
     ),
 )
 def overlooked_error(case: Case) -> None:
@@ -288,8 +285,8 @@ def leak_without_memory(case: Case) -> None:
     option="CONFIG_DEBUG_KMEMLEAK",
     change=Change(
         "src/mount.rs",
-        "        drop(listed);\n        Ok(())\n",
-        "        core::mem::forget(listed);\n        Ok(())\n",
+        "        listed.remove_directory();\n        Ok(())\n",
+        "        listed.remove_directory();\n        mem::forget(listed);\n        Ok(())\n",
     ),
 )
 def leak(case: Case) -> None:

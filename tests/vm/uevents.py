@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the kernel tells those who listen: uevents, and files that can be polled."""
 
+import errno
 import os
 import select
 import socket
@@ -9,13 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fence import Request, equal
+import kernel
+from fence import Request, Stopwatch, equal
 
 SUBSYSTEM = "scoutfs_fence"
 
 # Python has no name for either.
 NETLINK_KOBJECT_UEVENT = 15
 SO_RCVBUFFORCE = 33
+
+# How many seconds what happened may take to be told, and how long nothing more must be.
+SOON = 5
+QUIET = 0.03
 
 _OF_EVERY_UEVENT = {"ACTION", "DEVPATH", "SUBSYSTEM", "SEQNUM"}
 _OURS = {f"SCOUTFS_FENCE_{name}" for name in ("RID", "ADDRESS", "REASON", "STATE")}
@@ -59,9 +65,10 @@ def _parse(message: bytes) -> Event | None:
 
 
 class Listener:
-    """Gets every uevent of a request from when it was made."""
+    """Gets every uevent of a request from when it was made, but where some `may_be_lost`."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_be_lost: bool = False) -> None:
+        self._may_be_lost = may_be_lost
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT
         )
@@ -73,18 +80,31 @@ class Listener:
         events = []
         while select.select([self._socket], [], [], within)[0]:
             within = 0
-            event = _parse(self._socket.recv(8192))
+            try:
+                event = _parse(self._socket.recv(8192))
+            except OSError as error:
+                if error.errno != errno.ENOBUFS or not self._may_be_lost:
+                    raise
+                continue
             if event:
                 events.append(event)
         return events
+
+    def next(self, count: int) -> list[Event]:
+        """The next ones, so many, which come soon after what they tell of, and no other."""
+        events: list[Event] = []
+        watch = Stopwatch()
+        while len(events) < count and watch.seconds() < SOON * kernel.PATIENCE:
+            events += self.events(0.1)
+        return events + self.events(QUIET)
 
     def close(self) -> None:
         self._socket.close()
 
 
 @contextmanager
-def listening() -> Iterator[Listener]:
-    listener = Listener()
+def listening(may_be_lost: bool = False) -> Iterator[Listener]:
+    listener = Listener(may_be_lost)
     try:
         yield listener
     finally:
@@ -95,6 +115,7 @@ class Polled:
     """A file of a request that somebody has read, and polls until there is something new."""
 
     def __init__(self, request: Request, name: str) -> None:
+        self._name = name
         self._file = os.open(request.path / name, os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLPRI)
@@ -103,13 +124,17 @@ class Polled:
     def read(self) -> str:
         return os.pread(self._file, 4096, 0).decode()
 
-    def news(self, within: float = 0) -> str | None:
+    def news(self, within: float) -> str | None:
         """What it holds now, where there is something new within so many seconds."""
         woken = self._poll.poll(within * 1000)
         if not woken:
             return None
         equal(woken, [(self._file, select.POLLPRI | select.POLLERR)], "what poll says")
         return self.read()
+
+    def tells(self, news: str | None) -> None:
+        """Fails unless it holds something new now, which is this, or nothing new."""
+        equal(self.news(QUIET if news is None else SOON * kernel.PATIENCE), news, self._name)
 
     def close(self) -> None:
         os.close(self._file)

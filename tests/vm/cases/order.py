@@ -94,7 +94,7 @@ def requests_of_different_spans_fail_when_each_is_due(case: Case) -> None:
         due = sorted(set(range(len(spans))) - {freed, fenced}, key=lambda rid: spans[rid])
         for rid in due:
             case.expect_timeout_line(mount, rid, spans[rid])
-        listener.events()
+        equal(len(listener.next(len(spans) + 2)), len(spans) + 2)
         failed: list[Event] = []
         watch = Stopwatch()
         while len(failed) < len(due):

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Intrusive lists: what one kernel crate asks for that another does not.
+//!
+//! The lists themselves are the kernel crate's.
+
+/// Lets values of a type be listed by its field `$links`, a `kernel::list::ListLinks`, while its
+/// field `$tracker`, a `kernel::list::AtomicTracker`, tells whether a value is on a list.
+///
+/// # Examples
+///
+/// ```ignore
+/// #[pin_data]
+/// struct Item {
+///     #[pin]
+///     links: ListLinks,
+///     #[pin]
+///     tracker: AtomicTracker,
+/// }
+///
+/// impl_list_item!(Item, links, tracker);
+/// ```
+macro_rules! impl_list_item {
+    ($type:ident, $links:ident, $tracker:ident) => {
+        kernel::list::impl_list_arc_safe! {
+            impl ListArcSafe<0> for $type {
+                tracked_by $tracker: kernel::list::AtomicTracker;
+            }
+        }
+
+        #[cfg(linux_6_12)]
+        kernel::list::impl_has_list_links! {
+            impl HasListLinks<0> for $type { self.$links }
+        }
+
+        #[cfg(linux_6_12)]
+        kernel::list::impl_list_item! {
+            impl ListItem<0> for $type { using ListLinks; }
+        }
+
+        #[cfg(not(linux_6_12))]
+        kernel::list::impl_list_item! {
+            impl ListItem<0> for $type { using ListLinks { self.$links }; }
+        }
+    };
+}
+pub(crate) use impl_list_item;
