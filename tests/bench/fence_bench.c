@@ -550,6 +550,36 @@ static int command_rounds(char **words)
 	return ret;
 }
 
+/*
+ * Requests' lives, one after the other, until everything is told of them: what
+ * is told later, stop waits for.
+ */
+static int command_lives(char **words)
+{
+	u64 begin = ktime_get_ns();
+	u64 spent[4];
+	size_t count;
+	int ret = parse_count(words[0], BENCH_VALUES, &count);
+
+	for (size_t i = 0; i < count && !ret; i++)
+		ret = measure_request(spent);
+	scoutfs_fence_stop(bench_sb());
+	return ret ?: put_value(ktime_get_ns() - begin);
+}
+
+/* The same of floors that tell, whoever is woken. */
+static int command_telling_lives(char **words)
+{
+	u64 begin = ktime_get_ns();
+	u64 spent[3];
+	size_t count;
+	int ret = parse_count(words[0], BENCH_VALUES, &count);
+
+	for (size_t i = 0; i < count && !ret; i++)
+		ret = measure_telling_floor(spent);
+	return ret ?: put_value(ktime_get_ns() - begin);
+}
+
 static int command_mounts(char **words)
 {
 	u64 spent[3];
@@ -563,26 +593,23 @@ static int command_mounts(char **words)
 
 /*
  * Requests that are there already finish in reverse order, and are taken off:
- * each at once, or all when the last one has finished.  Tells how long it took
- * to write, and to take off; before that, to remove as many floors.
+ * each at once, or all when the last one has finished.  Tells how long it took,
+ * until everything is told; before that, to remove as many floors.
  */
 static int command_drain(char **words)
 {
 	bool at_once = !strcmp(words[0], "each");
-	u64 spent[2] = {};
 	u64 begin;
 	u64 write;
 	u64 rid;
 	int ret;
 
 	ret = command_empty_floor(words);
+	begin = ktime_get_ns();
 	for (size_t i = bench_nr_rids; i-- > 0 && !ret;) {
 		ret = write_fenced(bench_rids[i], &write);
-		spent[0] += write;
 		if (at_once && !ret) {
-			begin = ktime_get_ns();
 			ret = next_of(bench_sb(), &rid) ?: scoutfs_fence_free(bench_sb(), rid);
-			spent[1] += ktime_get_ns() - begin;
 			bench_nr_rids--;
 		}
 		cond_resched();
@@ -590,15 +617,17 @@ static int command_drain(char **words)
 	if (ret)
 		return ret;
 
-	begin = ktime_get_ns();
 	while (!next_of(bench_sb(), &rid)) {
 		ret = scoutfs_fence_free(bench_sb(), rid);
 		if (ret)
 			return ret;
 		bench_nr_rids--;
 	}
-	spent[1] += ktime_get_ns() - begin;
-	return bench_nr_rids ? -EPROTO : put_values(spent, ARRAY_SIZE(spent));
+	if (bench_nr_rids)
+		return -EPROTO;
+
+	scoutfs_fence_stop(bench_sb());
+	return put_value(ktime_get_ns() - begin);
 }
 
 /* Tasks that wait */
@@ -769,6 +798,8 @@ static const struct bench_command bench_commands[] = {
 	{ "stop", 0, command_stop },
 	{ "destroy", 0, command_destroy },	/* and sets up again */
 	{ "rounds", 1, command_rounds },	/* COUNT */
+	{ "lives", 1, command_lives },		/* COUNT */
+	{ "telling_lives", 1, command_telling_lives },	/* COUNT */
 	{ "mounts", 1, command_mounts },	/* COUNT */
 	{ "drain", 1, command_drain },		/* each or all */
 	{ "wait", 3, command_wait },	/* floor, wait_fenced or wait_next, WAITERS, ROUNDS */

@@ -38,6 +38,9 @@ LIVES = {
     "request": ("start", "write to fenced", "next once", "free"),
 }
 
+# For how many seconds the machine must have been idle for the most part.
+SETTLED = 0.1
+
 # What listens to uevents.
 NETLINK_KOBJECT_UEVENT = 15
 SO_RCVBUFFORCE = 33
@@ -102,6 +105,21 @@ def slab_bytes() -> int:
     lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
     fields = (line.split() for line in lines)
     return sum(int(active) * int(size) for _, active, _, size, *_ in fields)
+
+
+def settle() -> None:
+    """Waits until what is done later, such as telling of requests, is done."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    processors = os.cpu_count() or 1
+    while True:
+        idle = idle_ticks()
+        time.sleep(SETTLED)
+        if (idle_ticks() - idle) / ticks > 0.8 * SETTLED * processors:
+            return
+
+
+def idle_ticks() -> int:
+    return int(Path("/proc/stat").read_text().split()[4])
 
 
 class Bench:
@@ -175,8 +193,18 @@ class Bench:
         rounds(50)
         columns = rounds(self.rounds)
         lives = {life: lifetimes(columns, life) for life in LIVES}
-        both = {**columns, **lives}
-        self.found[name] = {part: summary(values) for part, values in both.items()}
+        settle()
+        told = {name: self.until_told(name) for name in ("lives", "telling_lives")}
+        found = {part: summary(values) for part, values in {**columns, **lives}.items()}
+        self.found[name] = found | {name: summary(values) for name, values in told.items()}
+
+    def until_told(self, lives: str) -> list[float]:
+        """What one of many takes until everything is told of them."""
+        samples = []
+        for _ in range(5):
+            samples += [value / self.rounds for value in command(lives, self.rounds)]
+            settle()
+        return samples
 
     def cycle_with_listener(self) -> None:
         """The same while somebody listens to uevents, and has room for all of them."""
@@ -211,6 +239,7 @@ class Bench:
 
     def each_function(self, count: int, where: str) -> None:
         """`where` tells which requests are finished."""
+        settle()
         number = max(20, self.rounds // 4 if count <= 100 else self.rounds // 10)
         rounds(5)
         columns = rounds(number)
@@ -231,6 +260,7 @@ class Bench:
             for function in ("stop", "destroy"):
                 command("fill", count)
                 command("fill_floor", count)
+                settle()
                 samples["floor"].append(command("empty_floor")[0] / count)
                 samples[function].append(command(function)[0] / count)
         for function, values in samples.items():
@@ -246,11 +276,12 @@ class Bench:
                 for _ in range(20 if count == min(self.drains) else 1):
                     command("fill", count)
                     command("fill_floor", count)
+                    settle()
                     samples.append([value / count for value in command("drain", how)])
-                floor, write, take = zip(*samples, strict=True)
+                floor, drain = zip(*samples, strict=True)
                 drained.setdefault(how, {})[count] = {
                     "floor": summary(floor),
-                    "drain": summary(map(sum, zip(write, take, strict=True))),
+                    "drain": summary(drain),
                 }
         self.found["drains"] = drained
 

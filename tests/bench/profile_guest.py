@@ -8,6 +8,7 @@ profile_guest.py MODULE    where MODULE is the name of the module to measure
 
 import base64
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def main(module: str) -> None:
     print(base64.b64encode(zlib.compress(symbols.encode())).decode(), flush=True)
     while True:
         rounds(1)
+        # Until it is told: each time of one request.
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
