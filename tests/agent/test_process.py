@@ -165,7 +165,11 @@ def test_one_that_leaves_children_ends_when_it_ends_itself(tmp_path: Path) -> No
     """They hold its output open, live on, and may still print."""
     late = tmp_path / "late"
 
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
     async def leave() -> float:
+        others = children()
         began = time.monotonic()
         ending = await process.run(
             ["/bin/bash", "-c", f"(sleep 0.4; echo more; echo $? >{late}) & exit 0"],
@@ -178,9 +182,8 @@ def test_one_that_leaves_children_ends_when_it_ends_itself(tmp_path: Path) -> No
         files = len(os.listdir("/proc/self/fd"))
         while not late.exists() or not late.read_text():
             await asyncio.sleep(0.01)
-        children = Path(f"/proc/self/task/{os.getpid()}/children")
         # Its output is closed once it is gone, and it is no zombie.
-        while len(os.listdir("/proc/self/fd")) >= files or children.read_text():
+        while len(os.listdir("/proc/self/fd")) >= files or children() - others:
             await asyncio.sleep(0.01)
         return seconds
 
