@@ -36,8 +36,8 @@ use kernel::{
 
 /// What a directory shows, and who is told of a write to it.
 ///
-/// All methods are called while sysfs holds a file of the directory active. The removal of the
-/// directory waits for them: none may wait for it.
+/// All methods may be called while sysfs holds a file of the directory active. The removal of the
+/// directory waits for them then: none may wait for it.
 pub(crate) trait Subject: Send + Sync + 'static {
     /// Looks at the request. `look` must not sleep.
     fn look<R>(&self, look: impl FnOnce(&Request) -> R) -> R;

@@ -23,7 +23,7 @@ use crate::{
         jiffies::Jiffies,
         kobject::{
             Action,
-            Kobject,
+            Directory,
             Set,
             UeventSender, //
         },
@@ -117,7 +117,7 @@ impl<S: Newsworthy> Teller<S> {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(set: &Set, fence: &Kobject) -> Result<TellerRef<S>> {
+    pub(crate) fn new(set: &Set, fence: &Directory) -> Result<TellerRef<S>> {
         let sender = UeventSender::new(set, fence)?;
         Arc::pin_init(
             DelayedWork::new(try_pin_init!(Self {
@@ -140,11 +140,11 @@ impl<S: Newsworthy> Teller<S> {
         queue: &delayed_work::Queue,
         subject: ArcBorrow<'_, S>,
     ) {
-        // What is on the list already is told of there.
+        let mut told = this.queue.lock();
+        // What is on the list already is told of there. Only with the lock held is that sure.
         let Some(subject) = ListArc::try_from_arc_borrow(subject) else {
             return;
         };
-        let mut told = this.queue.lock();
         told.subjects.push_back(subject);
         if !mem::replace(&mut told.planned, true) {
             DelayedWork::modify(this, queue, DELAY);
@@ -152,6 +152,8 @@ impl<S: Newsworthy> Teller<S> {
     }
 
     /// Waits until everything that has happened so far is told. May sleep.
+    ///
+    /// Two calls at the same time must be serialised by the caller.
     pub(crate) fn flush(this: &TellerRef<S>) {
         DelayedWork::flush(this);
     }
@@ -226,7 +228,7 @@ fn send<S: Newsworthy>(sender: &mut UeventSender, subject: &S, report: &Report) 
         subject.look(|request| (request.rid(), request.address(), request.reason_name()));
     let name = directory::name(rid);
     sender.send(
-        name.as_c_str(),
+        name.as_str(),
         action,
         &[
             ("SCOUTFS_FENCE_RID", &name.as_str()),

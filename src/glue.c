@@ -60,10 +60,12 @@ unsigned int scoutfs_fence_glue_timeout_ms(void)
 	return READ_ONCE(timeout_ms);
 }
 
-struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name)
+struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name, bool highpri)
 {
 	/* Memory reclaim can wait for a fenced mount's locks: keep a rescuer. */
-	return alloc_workqueue("%s", WQ_UNBOUND | WQ_HIGHPRI | WQ_MEM_RECLAIM, 0, name);
+	unsigned int flags = WQ_UNBOUND | WQ_MEM_RECLAIM;
+
+	return alloc_workqueue("%s", highpri ? flags | WQ_HIGHPRI : flags, 0, name);
 }
 
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,

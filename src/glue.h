@@ -10,7 +10,6 @@
 
 #include "../include/fence.h"
 
-struct attribute;
 struct delayed_work;
 struct wait_queue_head;
 struct work_struct;
@@ -19,7 +18,7 @@ struct workqueue_struct;
 const char *scoutfs_fence_glue_version(void);
 unsigned int scoutfs_fence_glue_timeout_ms(void);
 
-struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name);
+struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name, bool highpri);
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
 					  void (*func)(struct work_struct *work));
 void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head);

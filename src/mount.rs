@@ -16,7 +16,7 @@
 //! removes the directory waits for it with the first mutex held.
 //!
 //! What has happened is told by the teller's work, later and with no lock of these held but that of
-//! the directory. Who removes the mount's directory waits for it first.
+//! the directory. Who drops all requests waits for it with the first mutex held.
 //!
 //! # Waiting
 //!
@@ -132,8 +132,10 @@ pub(crate) struct Mount {
 pub(crate) struct Shared {
     /// `/sys/fs/scoutfs_fence`, by whose name the uevents of all requests are known.
     pub(crate) directory: Set,
-    /// What the alarms and the tellers are queued on.
-    pub(crate) queue: Queue,
+    /// What the alarms are queued on.
+    pub(crate) alarms: Queue,
+    /// What the tellers are queued on. They allocate, which no alarm may wait for.
+    pub(crate) tellers: Queue,
 }
 
 /// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
@@ -190,7 +192,7 @@ impl Parent<'_> {
     }
 }
 
-/// How many requests that time out at once are told of together.
+/// How many requests that time out at once are marked before the spinlock is given up.
 const BATCH: usize = 16;
 
 impl Mount {
@@ -308,7 +310,7 @@ impl Mount {
             .is_none_or(|alarm| remaining < alarm.remaining(now))
         {
             requests.alarm = Some(Deadline::new(now, remaining));
-            DelayedWork::modify(this, &this.shared.queue, remaining);
+            DelayedWork::modify(this, &this.shared.alarms, remaining);
         }
     }
 
@@ -397,8 +399,7 @@ impl Mount {
 
     /// Drops every request; new ones can be made again. May sleep.
     pub(crate) fn stop(&self) {
-        let dropped = self.drop_requests(&mut self.directories.lock());
-        self.tell_of_dropped(dropped);
+        self.drop_requests(&mut self.directories.lock());
     }
 
     /// Drops every request, and removes the mount's directory. May sleep.
@@ -407,19 +408,18 @@ impl Mount {
     pub(crate) fn destroy(this: &MountRef) {
         let mut directories = this.directories.lock();
         this.requests.lock().destroyed = true;
-        let dropped = this.drop_requests(&mut directories);
-        let (fence, parent) = (directories.fence.take(), directories.parent.take());
+        this.drop_requests(&mut directories);
+        directories.fence = None;
+        directories.parent = None;
         drop(directories);
         // Nothing is listed any more that the alarm could be set for again.
         DelayedWork::cancel_sync(this);
-        this.tell_of_dropped(dropped);
-        // Nothing is left to be told that names these.
-        drop(fence);
-        drop(parent);
+        // It may have had something to tell until now.
+        this.flush(&mut this.directories.lock());
     }
 
-    /// Returns how many there were.
-    fn drop_requests(&self, directories: &mut Directories) -> usize {
+    /// Drops every request, and returns when that is told.
+    fn drop_requests(&self, directories: &mut Directories) {
         let dropped = {
             let mut requests = self.requests.lock();
             requests.stops += 1;
@@ -436,20 +436,21 @@ impl Mount {
             self.tell_of(listed.as_arc_borrow());
             listed.remove_directory();
         }
-        dropped.count()
+        self.flush(directories);
+        if dropped.count() > 0 {
+            events::dropped(&self.name, dropped.count());
+        }
     }
 
-    /// Tells of what has happened to the requests before, too, and waits until it is told.
-    fn tell_of_dropped(&self, count: usize) {
+    /// Waits until everything that has happened is told. The caller holds the mutex, so that there is
+    /// one at a time.
+    fn flush(&self, _directories: &mut Directories) {
         Teller::flush(&self.teller);
-        if count > 0 {
-            events::dropped(&self.name, count);
-        }
     }
 
     /// Lets what has happened to a request be told soon. Never sleeps.
     fn tell_of(&self, listed: ArcBorrow<'_, Listed>) {
-        Teller::tell(&self.teller, &self.shared.queue, listed);
+        Teller::tell(&self.teller, &self.shared.tellers, listed);
     }
 
     /// Marks requests that nobody answered in time as failed, and says which, [`BATCH`] of them at

@@ -59,7 +59,7 @@ pub(crate) struct Report {
 
 /// The events of one request that are still to be told.
 pub(crate) struct News {
-    /// Whether it is listed, and neither was taken off the list nor told of as gone.
+    /// Whether it was listed, and is not yet told of as gone.
     listed: bool,
     made: bool,
     fenced: Option<Jiffies>,

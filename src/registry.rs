@@ -67,7 +67,8 @@ struct Registry {
 pub(crate) fn open() -> Result {
     let root = Shared {
         directory: Set::create(c_str!("scoutfs_fence"), Kobject::fs())?,
-        queue: Queue::new(c_str!("scoutfs_fence"))?,
+        alarms: Queue::new_highpri(c_str!("scoutfs_fence"))?,
+        tellers: Queue::new(c_str!("scoutfs_fence_tell"))?,
     };
     let root = Arc::new(root, GFP_KERNEL)?;
     REGISTRY.init(pin_init!(Registry {

@@ -46,8 +46,22 @@ impl Queue {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
+        Self::with_priority(name, false)
+    }
+
+    /// Makes a queue whose work goes before that of others (`WQ_HIGHPRI`). May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new_highpri(name: &CStr) -> Result<Self> {
+        Self::with_priority(name, true)
+    }
+
+    fn with_priority(name: &CStr, highpri: bool) -> Result<Self> {
         // SAFETY: `name` is terminated, and copied.
-        let raw = unsafe { header::scoutfs_fence_glue_alloc_workqueue(name.as_char_ptr()) };
+        let raw =
+            unsafe { header::scoutfs_fence_glue_alloc_workqueue(name.as_char_ptr(), highpri) };
         // INVARIANT: The queue was made for us alone.
         Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
     }
@@ -159,7 +173,8 @@ impl<T: Run> DelayedWork<T> {
 
     /// Lets it run now where it is queued, and waits until it does not run any more. May sleep.
     ///
-    /// It must not be called by what `run` waits for.
+    /// It must not be called by what `run` waits for. Of two calls at the same time one may find
+    /// nothing to wait for: the caller serialises them.
     pub(crate) fn flush(this: &Arc<Self>) {
         // SAFETY: By the type invariant the work is initialised. What the queue owns does not
         // change: it still runs the work, with the same reference.

@@ -91,7 +91,7 @@ pub(crate) enum Action {
     Add = bindings::kobject_action_KOBJ_ADD,
     /// It is not what it was.
     Change = bindings::kobject_action_KOBJ_CHANGE,
-    /// It is about to go.
+    /// It goes, or has gone.
     Remove = bindings::kobject_action_KOBJ_REMOVE,
 }
 
@@ -173,6 +173,31 @@ impl Directory {
         Ok(Self(raw))
     }
 
+    /// Where it is, from the mount point of sysfs on, with a slash at the beginning. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn path(&self) -> Result<KVec<u8>> {
+        // SAFETY: By the type invariant the kobject is in sysfs, and with it are its parents.
+        let raw = unsafe { bindings::kobject_get_path(self.0.as_ptr(), bindings::GFP_KERNEL) };
+        if raw.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: What is returned is terminated.
+        let text = unsafe { CStr::from_char_ptr(raw) };
+        #[cfg(linux_6_12)]
+        let text = text.as_bytes();
+        #[cfg(not(linux_6_12))]
+        let text = text.to_bytes();
+        let mut path = KVec::new();
+        let copied = path.extend_from_slice(text, GFP_KERNEL);
+        // SAFETY: It is memory of kmalloc's, and ours.
+        unsafe { bindings::kfree(raw.cast()) };
+        copied?;
+        Ok(path)
+    }
+
     /// Wakes everybody who polls the file `name` of the directory. May sleep.
     pub(crate) fn notify(&self, name: &CStr) {
         // SAFETY: By the type invariant the kobject is in sysfs. The name is terminated.
@@ -243,7 +268,7 @@ impl Deref for Set {
 }
 
 impl Drop for Set {
-    /// Removes the directory. Who is still a member keeps the memory.
+    /// Removes the directory. Who still sends its uevents keeps the memory.
     fn drop(&mut self) {
         // SAFETY: By the type invariant the kset is in sysfs, and the reference is ours.
         unsafe { bindings::kset_unregister(self.0.as_ptr()) };
@@ -253,21 +278,27 @@ impl Drop for Set {
 /// Sends the uevents of directories below one parent, by their names.
 ///
 /// It is a kobject that stands in for theirs and never gets into sysfs itself. So uevents can be
-/// sent later than what they tell of, and of directories that have gone.
+/// sent later than what they tell of, and of directories that have gone. It has no parent either,
+/// but a whole path for a name: the parent may go, too.
 ///
 /// # Examples
 ///
 /// ```ignore
 /// let set = Set::create(c_str!("ours"), Kobject::fs())?;
 /// let mut sender = UeventSender::new(&set, &parent)?;
-/// sender.send(c_str!("child"), Action::Add, &[("COLOUR", &"red")])?;
+/// sender.send("child", Action::Add, &[("COLOUR", &"red")])?;
 /// ```
 ///
 /// # Invariants
 ///
-/// The pointer is to an initialised kobject that is not in sysfs, whose only reference is this. This
-/// owns a reference to its parent and one to its set.
-pub(crate) struct UeventSender(NonNull<bindings::kobject>);
+/// The pointer is to an initialised kobject that is not in sysfs and has no parent, whose only
+/// reference is this. This owns a reference to its set.
+pub(crate) struct UeventSender {
+    kobject: NonNull<bindings::kobject>,
+    /// The path of the parent, a slash, and room for a name and a zero.
+    path: KVec<u8>,
+    parent: usize,
+}
 
 // SAFETY: A kobject may be used and given up by any task.
 unsafe impl Send for UeventSender {}
@@ -275,25 +306,36 @@ unsafe impl Send for UeventSender {}
 // SAFETY: Nothing can be done with a shared reference.
 unsafe impl Sync for UeventSender {}
 
+/// The longest name of a directory whose uevents can be sent.
+const NAME: usize = 31;
+
 impl UeventSender {
-    /// One for directories below `parent`; the name of the set is the subsystem. May sleep.
+    /// One for directories below `parent`, which is in sysfs; the name of the set is the subsystem.
+    /// May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(set: &Set, parent: &Kobject) -> Result<Self> {
+    pub(crate) fn new(set: &Set, parent: &Directory) -> Result<Self> {
+        let mut path = parent.path()?;
+        path.push(b'/', GFP_KERNEL)?;
+        let parent = path.len();
+        path.extend_with(NAME + 1, 0, GFP_KERNEL)?;
         let raw = KBox::new(bindings::kobject::default(), GFP_KERNEL)?;
         let raw = NonNull::from(KBox::leak(raw));
         // SAFETY: The memory is zeroed. `fs_kobj` is always there, and of the type that the C side
-        // frees, as memory of kmalloc's, when it is released. Set and parent are alive.
+        // frees, as memory of kmalloc's, when it is released. The set is alive.
         unsafe {
             bindings::kobject_init(raw.as_ptr(), (*bindings::fs_kobj).ktype);
-            (*raw.as_ptr()).parent = bindings::kobject_get(parent.as_raw());
             (*raw.as_ptr()).kset = set.0.as_ptr();
             bindings::kobject_get(set.as_raw());
         }
-        // INVARIANT: It was initialised, and the references were taken, here.
-        Ok(Self(raw))
+        // INVARIANT: It was initialised, and the reference was taken, here.
+        Ok(Self {
+            kobject: raw,
+            path,
+            parent,
+        })
     }
 
     /// Sends a uevent of the directory `name`, with these variables besides those that every uevent
@@ -303,11 +345,11 @@ impl UeventSender {
     ///
     /// # Errors
     ///
-    /// `EINVAL` where the variables are longer than [`ENVIRONMENT`] or more than [`VARIABLES`];
-    /// `ENOMEM`.
+    /// `EINVAL` where the name is longer than [`NAME`], or the variables are longer than
+    /// [`ENVIRONMENT`] or more than [`VARIABLES`]; `ENOMEM`.
     pub(crate) fn send(
         &mut self,
-        name: &CStr,
+        name: &str,
         action: Action,
         environment: &[Variable<'_>],
     ) -> Result {
@@ -328,20 +370,19 @@ impl UeventSender {
             *variable = text.as_mut_ptr().cast();
             rest = behind;
         }
-        // SAFETY: By the type invariant the kobject is initialised, is not in sysfs, and nobody else
-        // uses it, so that it may be named anew. The name is terminated, and copied.
+        write!(Text::new(&mut self.path[self.parent..]), "{name}\0")?;
+        let kobject = self.kobject.as_ptr();
+        // SAFETY: By the type invariant the kobject is initialised, nobody else uses it, and its set
+        // is alive; there are no others that it leads to. Its name ends with a zero, and is taken
+        // away again before it changes. The slash at its beginning is what the C side puts before
+        // it. The array ends with a null pointer, and the others are to texts that end with a zero
+        // and are not changed meanwhile. All is copied.
         to_result(unsafe {
-            bindings::kobject_set_name(
-                self.0.as_ptr(),
-                c_str!("%s").as_char_ptr(),
-                name.as_char_ptr(),
-            )
-        })?;
-        // SAFETY: By the type invariant the kobject is initialised, and its parent and its set are
-        // alive. The array ends with a null pointer, and the others are to texts that end with a
-        // zero and are not changed meanwhile. All is copied.
-        to_result(unsafe {
-            bindings::kobject_uevent_env(self.0.as_ptr(), action as u32, variables.as_mut_ptr())
+            (*kobject).name = self.path[1..].as_ptr().cast();
+            let result =
+                bindings::kobject_uevent_env(kobject, action as u32, variables.as_mut_ptr());
+            (*kobject).name = ptr::null();
+            result
         })
     }
 }
@@ -349,13 +390,11 @@ impl UeventSender {
 impl Drop for UeventSender {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the references are ours. As the kobject is not in sysfs, the
-        // C side gives up neither of the other two with it.
+        // C side does not give up the set with it.
         unsafe {
-            let parent = (*self.0.as_ptr()).parent;
-            let set = &raw mut (*(*self.0.as_ptr()).kset).kobj;
-            bindings::kobject_put(self.0.as_ptr());
+            let set = &raw mut (*(*self.kobject.as_ptr()).kset).kobj;
+            bindings::kobject_put(self.kobject.as_ptr());
             bindings::kobject_put(set);
-            bindings::kobject_put(parent);
         }
     }
 }
