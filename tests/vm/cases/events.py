@@ -154,6 +154,19 @@ def uevents_tell_of_stop_destroy_and_unmount(case: Case) -> None:
 
 
 @case
+def uevents_name_the_place_though_its_parent_has_gone(case: Case) -> None:
+    """A uevent tells where the request was, also when the filesystem's directory went first."""
+    mount = case.mount("nosetup")
+    equal(mount.setup_under(), 0)
+    with listening() as listener:
+        mount.started(1)
+        wanted = [event(action, mount, 1) for action in ("add", "remove")]
+        equal(mount.returns("unpublish"), 0)
+        mount.destroy()
+        equal(listener.events(), wanted)
+
+
+@case
 def uevents_come_only_where_something_happened(case: Case) -> None:
     """What changes nothing sends nothing: other reasons, repeated and refused writes, waits."""
     mount = case.mount()
