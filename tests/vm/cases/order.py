@@ -112,18 +112,19 @@ def a_reason_is_pending_as_long_as_any_request_carries_it(case: Case) -> None:
     for rid in range(4):
         mount.started(rid, reason=CLIENT_RECONNECT)
     for rid in (0, 2):
-        for reason in (77, -1, 77):
+        for reason in (77, -1, CLIENT_RECOVERY, 77):
             equal(mount.start(rid, reason=reason), 0)
     mount.request(2).set_fenced()
     pending = {rid: {CLIENT_RECONNECT} for rid in range(4)}
     for rid in (0, 2):
-        pending[rid] |= {77, -1}
+        pending[rid] |= {77, -1, CLIENT_RECOVERY}
     for rid in (1, 2, 0, 3):
         for reason in REASONS:
             wanted = any(reason in reasons for reasons in pending.values())
             equal(mount.reason_pending(reason), int(wanted), f"reason {reason}")
         del pending[rid]
         equal(mount.free(rid), 0)
+    equal([mount.reason_pending(reason) for reason in REASONS], [0] * len(REASONS))
     for drop in (Mount.stop, Mount.destroy):
         mount.started(0, reason=77)
         equal(mount.start(0, reason=-1), 0)
