@@ -28,7 +28,7 @@ Description=What a case needs
 Wants=systemd-journald.service
 """
 
-SECONDS_TO_START = 60 * kernel.PATIENCE
+SECONDS_TO_START = 120 * kernel.PATIENCE
 
 
 class Systemd:
