@@ -239,12 +239,16 @@ def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
                 trial.run_without_a_look()
 
         try_each(1)
-        # What a processor has at hand counts as used: there can be more at any one time.
-        for _ in range(ROUNDS):
-            if not (left := left_by(lambda: try_each(TIMES))):
+        # What a processor has at hand counts as used: there can be more at any one time, but not
+        # more of the same each time.
+        rounds: list[dict[str, int]] = []
+        while len(rounds) < ROUNDS:
+            rounds.append(left_by(lambda: try_each(TIMES)))
+            if not set.intersection(*(set(left) for left in rounds)):
                 return
+            say(f"more objects than before: {rounds[-1]}")
         names = ", ".join(subject.name for subject in subjects)
-        raise CaseFailed(f"what fails for lack of memory leaves objects ({names}): {left}")
+        raise CaseFailed(f"what fails for lack of memory leaves objects ({names}): {rounds}")
 
 
 @case_with(faults.OPTION)
