@@ -30,7 +30,7 @@ LOADING = 30
 TIMES = 5
 # One in so many allocations fails when uevents are sent.
 EVERY = (1, 5, 7, 11, 13)
-ROUNDS = 3
+ROUNDS = 6
 # Kobjects live on for up to four seconds where the kernel is built to find out who minds, and their
 # parents for as long after that: a request's directory, fence/ and the mount's.
 SECONDS_TO_FREE = 13
