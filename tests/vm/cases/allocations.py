@@ -30,7 +30,7 @@ LOADING = 30
 TIMES = 5
 # One in so many allocations fails when uevents are sent.
 EVERY = (1, 5, 7, 11, 13)
-ROUNDS = 6
+ROUNDS = 3
 # Kobjects live on for up to four seconds where the kernel is built to find out who minds, and their
 # parents for as long after that: a request's directory, fence/ and the mount's.
 SECONDS_TO_FREE = 13
@@ -239,8 +239,8 @@ def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
                 trial.run_without_a_look()
 
         try_each(1)
-        # What a processor has at hand counts as used: there can be more at any one time, but not
-        # more of the same each time.
+        # What a processor has at hand counts as used: there can be more at any one time. What is left
+        # behind grows in the same cache each time.
         rounds: list[dict[str, int]] = []
         while len(rounds) < ROUNDS:
             rounds.append(left_by(lambda: try_each(TIMES)))
