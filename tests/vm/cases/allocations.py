@@ -239,8 +239,8 @@ def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
                 trial.run_without_a_look()
 
         try_each(1)
-        # What a processor has at hand counts as used: there can be more at any one time. What is left
-        # behind grows in the same cache each time.
+        # What a processor has at hand counts as used: there can be more at any one time. What is
+        # left behind grows in the same cache each time.
         rounds: list[dict[str, int]] = []
         while len(rounds) < ROUNDS:
             rounds.append(left_by(lambda: try_each(TIMES)))
