@@ -71,7 +71,7 @@ pub(crate) fn name(rid: u64) -> Hex64 {
 ///
 /// # Errors
 ///
-/// `ENOMEM`, after which nothing is left of it.
+/// `ENOMEM`; `ENOENT` where `fence` has gone. Nothing is left of it then.
 pub(crate) fn create<S: Subject>(
     rid: u64,
     fence: &Kobject,

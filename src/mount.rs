@@ -246,7 +246,8 @@ impl Mount {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile.
+    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile, or the filesystem has removed
+    /// the parent's directory, which the C side logs.
     pub(crate) fn start(this: &MountRef, rid: u64, address: IpAddr, reason: c_int) -> Result {
         let _nofs = NofsScope::enter();
         let mut directories = this.directories.lock();
@@ -270,7 +271,14 @@ impl Mount {
         )?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let room = Room::new(reason)?;
-        let directory = directory::create(rid, fence, listed.clone())?;
+        let directory = directory::create(rid, fence, listed.clone()).map_err(|error| {
+            // Where the filesystem has removed the parent, it is as after destroy.
+            if error == ENOENT {
+                ENODEV
+            } else {
+                error
+            }
+        })?;
         *listed.directory.lock() = Some(directory);
         directories
             .by_rid

@@ -141,7 +141,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `EEXIST` for a name that is taken, which the C side logs. The kobject is freed then.
+    /// `ENOMEM`; `EEXIST` for a name that is taken, and `ENOENT` where the parent's directory has
+    /// gone, both of which the C side logs. The kobject is freed then.
     ///
     /// # Safety
     ///

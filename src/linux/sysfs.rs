@@ -139,8 +139,8 @@ impl<T: Send + Sync> SubjectDirectory<T> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, after which nothing is left of the directory; `EEXIST` for a name that is taken,
-    /// which the C side logs.
+    /// `ENOMEM`; `EEXIST` for a name that is taken, and `ENOENT` where the parent's directory has
+    /// gone, both of which the C side logs. Nothing is left of the directory then.
     pub(crate) fn create(
         name: &CStr,
         parent: &Kobject,
