@@ -198,7 +198,7 @@ pub(crate) struct Requests<T> {
     failed: usize,
     /// How many of the listed carry each reason.
     reasons: Reasons,
-    /// How many requests of this mount have failed so far.
+    /// How many of those that are or were listed have failed so far.
     pub(crate) failures: u64,
     /// How often there were requests that a stop dropped.
     pub(crate) drops: u64,
@@ -245,7 +245,9 @@ impl<T: Entry> Requests<T> {
         let request = entry.request().access_mut(self);
         request.list();
         let (reason, failed) = (request.reason(), request.has_failed());
-        self.failed += usize::from(failed);
+        if failed {
+            self.count_failed();
+        }
         self.reasons.count(reason, room.reason);
         self.sorted(turn).insert(turn, entry, room.place);
     }
@@ -301,10 +303,8 @@ impl<T: Entry> Requests<T> {
     /// See [`Request::fail`].
     pub(crate) fn fail(&mut self, entry: &T, failure: Failure) -> bool {
         let news = self.change(entry, |request| request.fail(failure));
-        if news {
-            self.failures += 1;
-            let turn = self.turn(entry);
-            self.failed += usize::from(self.finished.contains(&turn));
+        if news && self.finished.contains(&self.turn(entry)) {
+            self.count_failed();
         }
         news
     }
@@ -368,6 +368,12 @@ impl<T: Entry> Requests<T> {
         }
     }
 
+    /// Counts a listed request that has failed. What is not listed is nobody's failure.
+    fn count_failed(&mut self) {
+        self.failed += 1;
+        self.failures += 1;
+    }
+
     /// Where a request of this turn is, if it is listed.
     fn sorted(&mut self, turn: Turn) -> &mut Sorted<T> {
         match turn.deadline {
@@ -419,6 +425,7 @@ mod tests {
             requests_expire_in_the_order_of_their_deadlines,
             an_answer_comes_before_the_deadline,
             an_answer_may_come_before_the_request_is_listed,
+            a_failure_of_what_is_not_listed_any_more_is_nobodys,
             a_reason_goes_with_the_last_that_carries_it,
             nothing_is_left_of_what_was_removed,
             nothing_is_left_after_all_were_dropped,
@@ -579,12 +586,30 @@ mod tests {
         check!(board.0.lock().fail(&failed, Failure::Indicated));
         check!(board.0.lock().is_empty());
         check!(!board.0.lock().any_failed());
+        check_eq!(board.0.lock().failures, 0);
         board.list(&failed)?;
+        check_eq!(board.0.lock().failures, 1);
         check_eq!(board.next(), Some((2, true)));
         board.list(&fenced)?;
         check_eq!(board.next(), Some((1, false)));
         check!(board.0.lock().any_failed());
         check!(!board.0.lock().any_unanswered());
+        Ok(())
+    }
+
+    fn a_failure_of_what_is_not_listed_any_more_is_nobodys() -> Result {
+        let board = Board::new()?;
+        let [first, second, third] = board.listed([100, 100, 100])?;
+        check_eq!(board.0.lock().fence(&second, NOW), Ok(true));
+        check!(board.remove(&first) && board.remove(&second));
+        for item in [&first, &second] {
+            check!(board.0.lock().fail(item, Failure::Indicated));
+        }
+        let dropped = board.0.lock().clear();
+        check!(board.0.lock().fail(&third, Failure::Indicated));
+        drop(dropped);
+        check!(!board.0.lock().any_failed());
+        check_eq!(board.0.lock().failures, 0);
         Ok(())
     }
 
