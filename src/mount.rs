@@ -468,7 +468,7 @@ impl Mount {
         let now = jiffies();
         requests.alarm = None;
         let overdue = [(); BATCH].map(|()| requests.expire(now));
-        if let Some(remaining) = requests.remaining(now) {
+        if let (Some(None), Some(remaining)) = (overdue.last(), requests.remaining(now)) {
             Mount::set_alarm(this, &mut requests, now, remaining);
         }
         overdue
@@ -483,7 +483,7 @@ impl Run for Mount {
             if overdue.iter().any(Option::is_some) {
                 this.changed.wake_up_all();
             }
-            let all = overdue.iter().any(Option::is_none);
+            let all = overdue.last().is_some_and(Option::is_none);
             for listed in overdue.into_iter().flatten() {
                 this.tell_of(listed.as_arc_borrow());
             }
