@@ -6,7 +6,7 @@
  * A superblock is only ever an identity here; nothing behind the pointer but
  * its device number is looked at.  Every function that returns an int returns
  * -EINVAL for a null pointer and, with a line in the log, -ENODEV for a
- * superblock that is not set up.
+ * superblock that is not set up.  All are for tasks, none for interrupts.
  */
 #ifndef _SCOUTFS_FENCE_H_
 #define _SCOUTFS_FENCE_H_
@@ -49,8 +49,9 @@ int scoutfs_fence_next(struct super_block *sb, u64 *rid, int *reason, bool *erro
 /*
  * Waits, uninterruptibly, until scoutfs_fence_next would tell a request: the
  * jiffies that were left then, at least 1.  0 where the time was over, and
- * -ESHUTDOWN after stop or destroy.  A timeout of 0 only looks, a negative one is
- * -EINVAL.
+ * -ESHUTDOWN where stop or destroy comes meanwhile: a caller who has something
+ * else to do between two calls knows by itself whether it was stopped then.  A
+ * timeout of 0 only looks, a negative one is -EINVAL.
  */
 long scoutfs_fence_wait_next(struct super_block *sb, long timeout_jiffies);
 

@@ -377,14 +377,14 @@ impl Mount {
     /// Waits, uninterruptibly, for `timeout` jiffies until [`next`](Self::next) tells something.
     ///
     /// Returns the jiffies that were left then, and `None` where the time was over. Sleeps, unless
-    /// the timeout is 0.
+    /// the timeout is 0; a leader may have nothing to reclaim for days, and counts as idle.
     ///
     /// # Errors
     ///
-    /// `ESHUTDOWN` after stop or destroy.
+    /// `ESHUTDOWN` where a stop comes meanwhile, and after destroy.
     pub(crate) fn wait_next(&self, timeout: Jiffies) -> Result<Option<Jiffies>> {
         let stops = self.requests.lock().stops;
-        let outcome = self.changed.wait_event_timeout(timeout, || {
+        let outcome = self.changed.wait_event_idle_timeout(timeout, || {
             let requests = self.requests.lock();
             if requests.stops != stops || requests.destroyed {
                 Some(Err(ESHUTDOWN))

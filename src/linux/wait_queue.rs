@@ -75,13 +75,34 @@ impl WaitQueue {
 
     /// Waits, uninterruptibly, until `condition` returns something, for `timeout` jiffies at most.
     ///
-    /// Returns that, and the jiffies that were left; `None` on timeout. The condition is looked at once before the first sleep and once
-    /// after the last, so that a timeout of 0 only looks, and a change in the last moment counts.
+    /// Returns that, and the jiffies that were left; `None` on timeout. The condition is looked at
+    /// once before the first sleep and once after the last, so that a timeout of 0 only looks, and a
+    /// change in the last moment counts.
     ///
     /// Sleeps, unless the timeout is 0. The condition runs while the task is about to sleep: it
     /// may take spinlocks, and must not sleep itself.
     pub(crate) fn wait_event_timeout<R>(
         &self,
+        timeout: Jiffies,
+        condition: impl FnMut() -> Option<R>,
+    ) -> Option<(R, Jiffies)> {
+        self.wait(bindings::TASK_UNINTERRUPTIBLE, timeout, condition)
+    }
+
+    /// As [`wait_event_timeout`](Self::wait_event_timeout), for who may have nothing to do for days:
+    /// it counts as idle, so that the load does not rise and nobody takes it for a hung task.
+    pub(crate) fn wait_event_idle_timeout<R>(
+        &self,
+        timeout: Jiffies,
+        condition: impl FnMut() -> Option<R>,
+    ) -> Option<(R, Jiffies)> {
+        self.wait(bindings::TASK_IDLE, timeout, condition)
+    }
+
+    /// Waits in a state that allows no signals.
+    fn wait<R>(
+        &self,
+        state: u32,
         timeout: Jiffies,
         mut condition: impl FnMut() -> Option<R>,
     ) -> Option<(R, Jiffies)> {
@@ -97,11 +118,7 @@ impl WaitQueue {
             // SAFETY: By the type invariant the head is initialised, and so is the entry. As the
             // state does not allow signals, there is no error to return.
             unsafe {
-                bindings::prepare_to_wait_event(
-                    self.head.get(),
-                    entry.get(),
-                    bindings::TASK_UNINTERRUPTIBLE as c_int,
-                )
+                bindings::prepare_to_wait_event(self.head.get(), entry.get(), state as c_int)
             };
             let found = condition();
             if found.is_some() || remaining == 0 {

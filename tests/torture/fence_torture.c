@@ -44,7 +44,7 @@
 #define THREADS		64
 #define MAJOR_NR	511
 
-/* Nobody is left waiting for so long; hung tasks are told of after 20 seconds. */
+/* Nobody is left waiting for so long, which is less than it takes to be a hung task. */
 #define PATIENCE	(12 * HZ)
 /* The shortest timeout that requests have, less what ticks and roundings take. */
 #define LATE		msecs_to_jiffies(90)
@@ -181,7 +181,7 @@ static bool is_asleep(struct task_struct *task, enum stage *stage)
 {
 	return READ_ONCE(*stage) == WAS_TOLD ||
 	       (READ_ONCE(*stage) == WAITS_NOW &&
-		READ_ONCE(task->__state) == TASK_UNINTERRUPTIBLE);
+		READ_ONCE(task->__state) & TASK_UNINTERRUPTIBLE);
 }
 
 static int partner(void *data)

@@ -23,7 +23,6 @@ from cases.load import Actors, ignoring
 from fence import CaseFailed, Stopwatch
 
 FAULTS = "fence_test_faults"
-HUNG_TASK = Path("/proc/sys/kernel")
 
 
 @dataclass(frozen=True)
@@ -180,14 +179,12 @@ def lost_wake_up(case: Case) -> None:
 @instrument(r"blocked for more than", option="CONFIG_DETECT_HUNG_TASK", change=LOST_WAKE_UP)
 def hung_task(case: Case) -> None:
     """The same, for a waiter that waits for longer than the kernel thinks right."""
-    before = (HUNG_TASK / "hung_task_timeout_secs").read_text()
-    (HUNG_TASK / "hung_task_timeout_secs").write_text("2\n")
     mount = case.mount()
     request = mount.started(1)
-    waiter = mount.waiter(10_000)
-    request.set_fenced()
-    waiter.answer(20)
-    (HUNG_TASK / "hung_task_timeout_secs").write_text(before)
+    with kernel.hung_after(2):
+        waiter = mount.waiter(10_000)
+        request.set_fenced()
+        waiter.answer(20)
 
 
 @instrument(r"UBSAN: shift-out-of-bounds", option="CONFIG_UBSAN_SHIFT")

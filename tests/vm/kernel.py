@@ -6,6 +6,8 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,8 @@ FENCE_SYSFS = Path("/sys/fs/scoutfs_fence")
 SCOUTFS_SYSFS = Path("/sys/fs/scoutfs")
 TIMEOUT_MS = Path(f"/sys/module/{FENCE}/parameters/timeout_ms")
 
+HUNG_TASK = Path("/proc/sys/kernel/hung_task_timeout_secs")
+LOCKDEP = Path("/proc/lockdep_stats")
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 SLABS = Path("/sys/kernel/slab")
 
@@ -92,8 +96,24 @@ def set_parameter(module: str, parameter: str, value: object) -> None:
 
 
 def taints() -> int:
-    """What happened to the kernel, but for unit tests."""
-    return int(Path("/proc/sys/kernel/tainted").read_text()) & ~TAINT_TEST
+    """What happened to the kernel, but for what happens to every kernel here."""
+    return int(Path("/proc/sys/kernel/tainted").read_text()) & ~USUAL_TAINTS
+
+
+def lockdep_looks() -> bool:
+    """Whether lockdep has not reported anything yet, after which it looks no more."""
+    return not LOCKDEP.exists() or re.search(r"debug_locks: +1\n", LOCKDEP.read_text()) is not None
+
+
+@contextmanager
+def hung_after(seconds: int) -> Iterator[None]:
+    """Has the kernel complain of tasks that sleep uninterruptibly for so long."""
+    before = HUNG_TASK.read_text()
+    HUNG_TASK.write_text(f"{seconds}\n")
+    try:
+        yield
+    finally:
+        HUNG_TASK.write_text(before)
 
 
 def leaks() -> list[str]:

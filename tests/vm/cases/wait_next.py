@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from errno import EINVAL, ESHUTDOWN
 
+import kernel
 from case import Case, case
 from fence import LONG_MAX, LONG_MIN, Call, Finished, Mount, Stopwatch, equal, true
 
@@ -131,6 +132,17 @@ def wait_next_is_uninterruptible(case: Case) -> None:
         sleeper.stays_blocked()
     request.set_fenced()
     true(sleeper.answer() > 0, "it was woken by the request")
+
+
+@case
+def who_waits_for_something_to_reclaim_is_no_hung_task(case: Case) -> None:
+    """A leader with nothing to do for days is idle, and the kernel does not complain."""
+    mount = case.mount()
+    sleeper = waiter(mount)
+    with kernel.hung_after(1):
+        sleeper.stays_blocked(4)
+    mount.stop()
+    equal(sleeper.answer(), -ESHUTDOWN)
 
 
 @case
