@@ -26,6 +26,7 @@ HUNG_TASK = Path("/proc/sys/kernel/hung_task_timeout_secs")
 LOCKDEP = Path("/proc/lockdep_stats")
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 SLABS = Path("/sys/kernel/slab")
+ALLOCATIONS = Path("/sys/kernel/debug/slab")
 
 # How much longer things may take: a kernel that watches itself is slow.
 # Asked in a way that is no error for those who may not look.
@@ -125,13 +126,22 @@ def leaks() -> list[str]:
     return [text for text in KMEMLEAK.read_text().split("unreferenced object ") if text]
 
 
-def slab_objects() -> Counter[str]:
-    """How many objects there are of the sizes that everybody uses, and of sysfs's."""
+def objects_of_module() -> Counter[str]:
+    """
+    How many objects there are that the module has allocated, or has had allocated, by where.
+
+    Only the caches are looked at that the kernel was told to watch when it booted.
+    """
     counts: Counter[str] = Counter()
-    for cache in (*SLABS.glob("kmalloc-*"), SLABS / "kernfs_node_cache"):
+    for cache in sorted(ALLOCATIONS.iterdir()):
         # What was freed and is kept, to find out who uses it still, goes with that.
-        (cache / "shrink").write_text("1\n")
-        counts[cache.name] = int((cache / "objects").read_text().split()[0])
+        (SLABS / cache.name / "shrink").write_text("1\n")
+        for place in (cache / "alloc_traces").read_text().split("\n\n"):
+            count, *stack = place.split("\n")
+            ours = [number for number, line in enumerate(stack) if f"[{FENCE}]" in line]
+            if ours:
+                callers = [line.split("+")[0].strip() for line in stack[: ours[0] + 1]]
+                counts[f"{cache.name}, {' < '.join(callers)}"] += int(count.split()[0])
     return counts
 
 

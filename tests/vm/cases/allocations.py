@@ -26,14 +26,11 @@ NO_DIRECTORY = r"kobject: (.*error: -12.*|can not set name properly!)"
 # More than anything here allocates, and how many allocations loading cannot do without, at least.
 MANY = 200
 LOADING = 30
-# How often everything is tried where what is left of it is counted, and how often that is done.
-TIMES = 5
 # One in so many allocations fails when uevents are sent.
 EVERY = (1, 5, 7, 11, 13)
-ROUNDS = 3
 # Kobjects live on for up to four seconds where the kernel is built to find out who minds, and their
 # parents for as long after that: a request's directory, fence/ and the mount's.
-SECONDS_TO_FREE = 13
+SECONDS_TO_FREE = 20
 
 
 @dataclass(frozen=True)
@@ -204,19 +201,14 @@ def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
                 say(trial.run())
 
 
-def grown(before: Counter[str], after: Counter[str]) -> dict[str, int]:
-    """By how much, where it is not chance."""
-    return {cache: count for cache, count in (after - before).items() if count >= TIMES}
-
-
-def left_by(action: Callable[[], None]) -> dict[str, int]:
-    """How many objects there are more when something has been done."""
+def left_by(action: Callable[[], None]) -> Counter[str]:
+    """Which objects of the module's there are more when something has been done."""
     # What was freed before would hide as much of what is left.
     time.sleep(SECONDS_TO_FREE)
-    before = kernel.slab_objects()
+    before = kernel.objects_of_module()
     action()
     watch = Stopwatch()
-    while left := grown(before, kernel.slab_objects()):
+    while left := kernel.objects_of_module() - before:
         if watch.seconds() > SECONDS_TO_FREE:
             break
         time.sleep(1)
@@ -224,31 +216,25 @@ def left_by(action: Callable[[], None]) -> dict[str, int]:
 
 
 def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
-    """Has each allocation fail again and again; whatever stays each time is told of."""
+    """Has each allocation fail once more; whatever stays of that is told of."""
     # Nobody answers requests for as long as it takes to count.
     case.set_timeout_ms(3_600_000)
     with failing(case) as injector, ExitStack() as stack:
-        # All at once, for what a mount leaves in caches is not what is looked for.
+        # All at once: it takes a while until nothing is left of a mount.
         trials = [
             stack.enter_context(trial_of(case, mount_options, subject, injector))
             for subject in subjects
         ]
 
-        def try_each(times: int) -> None:
-            for trial in trials * times:
+        def try_each() -> None:
+            for trial in trials:
                 trial.run_without_a_look()
 
-        try_each(1)
-        # What a processor has at hand counts as used: there can be more at any one time. What is
-        # left behind grows in the same cache each time.
-        rounds: list[dict[str, int]] = []
-        while len(rounds) < ROUNDS:
-            rounds.append(left_by(lambda: try_each(TIMES)))
-            if not set.intersection(*(set(left) for left in rounds)):
-                return
-            say(f"more objects than before: {rounds[-1]}")
-        names = ", ".join(subject.name for subject in subjects)
-        raise CaseFailed(f"what fails for lack of memory leaves objects ({names}): {rounds}")
+        # What is made once and stays is there after that.
+        try_each()
+        if left := left_by(try_each):
+            names = ", ".join(subject.name for subject in subjects)
+            raise CaseFailed(f"what fails for lack of memory leaves objects ({names}): {left}")
 
 
 @case_with(faults.OPTION)
