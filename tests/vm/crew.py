@@ -17,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from errno import EAGAIN, EINVAL, ENODEV, ENOENT, ESTALE
 from pathlib import Path
 
@@ -41,10 +42,21 @@ PAUSE = 1
 Member = Callable[["Crew", Counter[str]], None]
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the members of a crew did, which of the requests they fenced, and what went wrong."""
+
+    counts: Counter[str]
+    fenced: set[str]
+    problems: list[str]
+
+
 class Crew:
     """Processes that go on until they are told to stop."""
 
     def __init__(self) -> None:
+        # Of the member that this process is, if it is one.
+        self.fenced: set[str] = set()
         self._flags = mmap.mmap(-1, mmap.PAGESIZE)
         self.paused = True
         self._members: list[tuple[str, int, int]] = []
@@ -72,28 +84,28 @@ class Crew:
             random.seed()
             while self.goes_on():
                 member(self, counts)
-            told: object = counts
+            told: object = {"counts": counts, "fenced": sorted(self.fenced)}
         except BaseException:  # whatever it is, it is told
             told = traceback.format_exc()
-        os.write(end, json.dumps(told).encode())
+        with os.fdopen(end, "w") as file:
+            json.dump(told, file)
         os._exit(0)
 
-    def end(self) -> tuple[Counter[str], list[str]]:
-        """What all of them did, and what went wrong."""
+    def end(self) -> Told:
         self._flags[STOP] = 1
-        counts: Counter[str] = Counter()
-        problems = []
+        all_told = Told(Counter(), set(), [])
         for name, pid, report in self._members:
             with os.fdopen(report) as file:
                 text = file.read()
             os.waitpid(pid, 0)
             told = json.loads(text) if text else "it died"
             if isinstance(told, dict):
-                counts.update(told)
+                all_told.counts.update(told["counts"])
+                all_told.fenced.update(told["fenced"])
             else:
-                problems.append(f"{name}: {told}")
+                all_told.problems.append(f"{name}: {told}")
         self._members.clear()
-        return counts, problems
+        return all_told
 
 
 def requests() -> list[str]:
@@ -132,6 +144,8 @@ def agent(crew: Crew, counts: Counter[str]) -> None:
                 allowed = {1, 2, -ENOENT, -ENODEV} | ({-ESTALE} if name == "fenced" else set())
                 true(answer in allowed, f"'1' in {name} of {rid} was answered with {answer}")
                 counts[f"{name} written"] += answer > 0
+                if name == "fenced" and answer > 0:
+                    crew.fenced.add(rid)
             elif random.random() < 0.2:
                 bad = random.choice(BAD)
                 answer = attempt(f"{path}/{name}", bad)
@@ -272,6 +286,9 @@ class Tally:
         self._log = log
         self.counts: Counter[str] = Counter()
         self.told: Counter[str] = Counter()
+        # The rids of those that were fenced, and of those that failed, which may be the same.
+        self.fenced: set[str] = set()
+        self.failed: set[str] = set()
 
     def read(self) -> None:
         """Fails where something was wrong."""
@@ -283,6 +300,10 @@ class Tally:
         for line in lines:
             if " made: " in line.text:
                 self.told["started"] += 1
+            elif found := re.search(r"rid (\w{16}) fenced after \d+ms$", line.text):
+                self.fenced.add(found[1])
+            elif found := re.search(r"rid (\w{16})($| was not serviced in )", line.text):
+                self.failed.add(found[1])
             elif found := re.search(r"stopped, (\d+) requests dropped$", line.text):
                 self.told["dropped"] += int(found[1])
             elif found := re.fullmatch(rf"{TORTURE}: (\w+) (\d+)", line.text):

@@ -19,6 +19,12 @@ SECONDS = 20
 SECONDS_OF_A_ROUND = 20
 SECONDS_BETWEEN_SIGNS = 10
 ENDS = ("fenced", "failed", "unanswered", "dropped")
+# What somebody is to have done, or else nothing was tortured.
+DONE = (
+    *("judgements", "waits", "stops", "destroys", "mounts"),
+    *("fenced written", "error written", "bad writes", "reads", "reads of what has gone"),
+    *("uevents add", "uevents change", "uevents remove"),
+)
 
 
 def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
@@ -59,17 +65,23 @@ def torture(case: Case) -> None:
         while (left := seconds - watch.seconds()) > 0:
             one_round(crew, tally, min(left, SECONDS_OF_A_ROUND))
         spent = watch.seconds()
-        mine, problems = crew.end()
+        crew_told = crew.end()
     kernel.load_both()
     tally.read()
-    equal(problems, [], "what the crew saw and should not have")
+    equal(crew_told.problems, [], "what the crew saw and should not have")
 
-    counts = tally.counts + mine
+    counts = tally.counts + crew_told.counts
     for name, number in sorted(counts.items()):
         case.note(f"{number:8} {name}, {number / spent:.0f} a second")
-    for name in ("judgements", *ENDS):
+    for name in (*DONE, *ENDS):
         true(counts[name] > 0, f"there are some of these: {name}")
+    equal(counts["wrong"], 0, "wrong answers")
     ends = {name: counts[name] for name in ENDS}
     equal(sum(ends.values()), counts["started"], f"how many requests were started; ends: {ends}")
     equal(tally.told["started"], counts["started"], "how many were made, as the log tells")
     equal(tally.told["dropped"], counts["dropped"], "how many were dropped, as the log tells")
+    # Requests that end otherwise may have been answered before.
+    for name, told in (("fenced", tally.fenced), ("failed", tally.failed)):
+        true(len(told) >= counts[name], f"of {counts[name]} {name} the log tells {len(told)}")
+    false = tally.fenced - crew_told.fenced
+    true(not false, f"all that the log tells as fenced somebody has fenced, but not {false}")
