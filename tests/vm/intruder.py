@@ -34,6 +34,11 @@ def write(path: Path, text: str, flags: int = 0) -> None:
         os.close(number)
 
 
+def read(request: Path) -> None:
+    for file in request.iterdir():
+        file.read_text()
+
+
 def attempts(request: Path, sysfs: Path) -> dict[str, Callable[[], object]]:
     """What is tried with a request as one sysfs shows it."""
     timeout_ms = sysfs / kernel.TIMEOUT_MS.relative_to(SYSFS)
@@ -62,6 +67,7 @@ def main(directory: str, own_sysfs: str = "") -> None:
         "load a module": errno_of(kernel.load, kernel.LEADER_FILESYSTEM),
         "unload a module": errno_of(kernel.unload, kernel.FILESYSTEM),
         "the user id": os.getuid(),
+        "read the request": errno_of(read, request),
     }
     found |= {name: errno_of(action) for name, action in attempts(request, SYSFS).items()}
     if own_sysfs:
@@ -72,7 +78,7 @@ def main(directory: str, own_sysfs: str = "") -> None:
             f"{name} in its own sysfs": errno_of(action)
             for name, action in attempts(there, own).items()
         }
-        found["read its own sysfs"] = errno_of((there / "fenced").read_text)
+        found["read its own sysfs"] = errno_of(read, there)
     print(json.dumps(found))
 
 

@@ -32,9 +32,9 @@ def tried_by(request: Request, *how: str) -> dict[str, int]:
 
 
 def was_refused(request: Request, found: dict[str, int], *allowed: str) -> None:
-    """Nothing has worked but what is allowed, and nothing has changed."""
+    """Nothing has worked but to read and what is allowed, and nothing has changed."""
     worked = {name for name, number in found.items() if number not in (EACCES, EPERM)}
-    equal(worked - {"the user id"}, set(allowed), "what worked")
+    equal(worked - {"the user id"}, {"read the request", *allowed}, "what worked")
     equal(request.read("fenced") + request.read("error"), "0\n0\n", "the request")
     equal({(request.path / file).stat().st_uid for file in Request.FILES}, {0}, "the owner")
     equal((request.path / "fenced").stat().st_mode & 0o777, 0o644, "the mode")
