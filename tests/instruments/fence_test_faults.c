@@ -4,6 +4,7 @@
  * kernel's own instruments should tell of, and does no harm that outlives it.
  */
 #include <linux/delay.h>
+#include <linux/kobject.h>
 #include <linux/kthread.h>
 #include <linux/list.h>
 #include <linux/module.h>
@@ -48,6 +49,26 @@ static int free_an_active_timer(void)
 	return 0;
 }
 
+static void release(struct kobject *kobj)
+{
+}
+
+static const struct kobj_type ktype = {
+	.release = release,
+};
+
+static int free_a_kobject(void)
+{
+	struct kobject *kobj = kzalloc(sizeof(*kobj), GFP_KERNEL);
+
+	if (!kobj)
+		return -ENOMEM;
+	kobject_init(kobj, &ktype);
+	kobject_put(kobj);
+	kfree(kobj);
+	return 0;
+}
+
 static int shared;
 
 static int count_without_a_lock(void *unused)
@@ -80,6 +101,7 @@ static const struct {
 	{ "shift_too_far", shift_too_far },
 	{ "corrupt_a_list", corrupt_a_list },
 	{ "free_an_active_timer", free_an_active_timer },
+	{ "free_a_kobject", free_a_kobject },
 	{ "race", race },
 };
 

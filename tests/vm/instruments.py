@@ -19,6 +19,7 @@ import faults
 import kernel
 from case import Case, CaseFunction
 from cases.allocations import ON_A_MOUNT, pile_up, try_all
+from cases.kunit import run_unit_tests
 from cases.load import Actors, ignoring
 from fence import CaseFailed, Stopwatch
 
@@ -49,20 +50,22 @@ class Instrument:
     # The option of the kernel's configuration that it needs, if any.
     option: str
     change: Change | None
+    # Whether the module is built with its unit tests.
+    unit_tests: bool
 
 
 ALL: dict[str, Instrument] = {}
 
 
 def instrument(
-    reports: str, option: str = "", change: Change | None = None
+    reports: str, option: str = "", change: Change | None = None, unit_tests: bool = False
 ) -> Callable[[CaseFunction], CaseFunction]:
     """Makes a function an instrument, called by the function's name with hyphens."""
 
     def add(function: CaseFunction) -> CaseFunction:
         assert function.__doc__
         name = function.__name__.replace("_", "-")
-        ALL[name] = Instrument(function, reports, option, change)
+        ALL[name] = Instrument(function, reports, option, change, unit_tests)
         return function
 
     return add
@@ -205,6 +208,27 @@ def freed_while_active(case: Case) -> None:
     plant("free_an_active_timer")
 
 
+@instrument(r"ODEBUG: free active", option="CONFIG_DEBUG_KOBJECT_RELEASE")
+def freed_with_the_last_reference(case: Case) -> None:
+    """A kobject is freed by who gave up its last reference, and has not been released yet."""
+    plant("free_a_kobject")
+
+
+@instrument(
+    r"failed: .*every_transition_is_as_the_diagram_has_it",
+    option="CONFIG_KUNIT",
+    change=Change(
+        "src/request.rs",
+        "            self.state = State::Failed;\n",
+        "            self.state = State::Fenced;\n",
+    ),
+    unit_tests=True,
+)
+def failing_unit_test(case: Case) -> None:
+    """A request that fails counts as fenced."""
+    run_unit_tests(case, "planted/failing-unit-test")
+
+
 @instrument(r"KCSAN: data-race", option="CONFIG_KCSAN")
 def data_race(case: Case) -> None:
     """Two threads count without a lock."""
@@ -274,6 +298,23 @@ def leak_without_memory(case: Case) -> None:
     kernel.KMEMLEAK.write_text("clear\n")
     try_all(case, "", START)
     run_case("nothing-is-leaked")(case)
+
+
+# Near the end: after this the kernel is not what it was.
+@instrument(
+    r"panicked at|rust_kernel",
+    option="CONFIG_RUST_OVERFLOW_CHECKS",
+    change=Change(
+        "src/request.rs",
+        "    fn a_new_request_is_pending() {\n",
+        "    fn a_new_request_is_pending() {\n"
+        "        check_eq!(core::hint::black_box(u8::MAX) + 1, 0);\n",
+    ),
+    unit_tests=True,
+)
+def arithmetic_overflow(case: Case) -> None:
+    """The module's Rust code adds what makes a number too large."""
+    run_unit_tests(case, "planted/arithmetic-overflow")
 
 
 # Last: what is leaked keeps the module's directory in sysfs.

@@ -37,7 +37,8 @@ MNT_DETACH = 2
 SYS_DELETE_MODULE = 176
 SYS_FINIT_MODULE = 313
 
-TAINT_TEST = 1 << 18
+# Of modules that are built out of tree, that are not signed, and that run unit tests.
+USUAL_TAINTS = 1 << 12 | 1 << 13 | 1 << 18
 
 # Levels of the kernel's log.
 WARNING = 4

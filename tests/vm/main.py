@@ -51,14 +51,16 @@ def explain(error: BaseException) -> list[str]:
 
 def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
     """Runs one case; returns what went wrong, and the case's notes."""
-    try:
-        kernel.load_both()
-    except OSError as error:
-        return explain(error), []
-
     problems: list[str] = []
     taints = kernel.taints()
     with kernel.KernelLog() as log:
+        try:
+            kernel.load_both()
+        except OSError as error:
+            return explain(error), []
+        problems += [f"the kernel complained of loading: {line}" for line in log.complaints()]
+        # What is logged from here on is the case's.
+        log.skip()
         state = case.Case(log)
         steps: list[Callable[[], None]] = [partial(function, state), state.tidy, state.check_log]
         for step in steps:
@@ -90,8 +92,17 @@ def run_instrument(name: str) -> tuple[list[str], list[str]]:
     return [f"planted, and nobody told of it: {instrument.reports}", *reports], notes
 
 
+def check_kernel() -> None:
+    """Ends all where something was wrong with the kernel before the first case."""
+    if taints := kernel.taints():
+        sys.exit(f"The kernel is tainted since it booted: {taints}.")
+    if not kernel.lockdep_looks():
+        sys.exit("Lockdep has looked no more since the kernel booted.")
+
+
 def run_all(names: list[str], run: Callable[[str], tuple[list[str], list[str]]]) -> int:
     failed = 0
+    check_kernel()
     say("KTAP version 1", f"1..{len(names)}")
     for number, name in enumerate(names, 1):
         say(f"# running {name}")
