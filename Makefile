@@ -5,7 +5,7 @@
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel,
 #                     GUESTS=4 in four virtual machines at a time, WITHOUT=beginning of names
-# make test-instruments   plant faults on the kernel debug, to see that each is found
+# make test-instruments   plant faults, to see that each is found
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make bench-agent    measure how soon the agent acts, beside a loop that polls
 # make fuzz           compare the module with its model; STEPS=, SEED= and KERNEL= as wanted
@@ -79,10 +79,17 @@ test: lab-module
 	$(lab) run tests/run --kernel $(lab_kernel) $(cases)
 endif
 
+# No kernel has all instruments.
+ifeq ($(KERNEL)$(CASE),)
+test-instruments:
+	$(MAKE) test-instruments KERNEL=debug
+	$(MAKE) test-instruments KERNEL=kcsan CASE=data-race
+else
 test-instruments: lab_kernel := $(or $(KERNEL),debug)
 test-instruments:
 	$(MAKE) KERNEL=$(lab_kernel) module
 	$(lab) run tests/run --kernel $(lab_kernel) --instruments $(if $(CASE),--case $(CASE))
+endif
 
 bench: $(if $(FENCE_KO),,lab-module)
 	$(lab) setup $(lab_kernel)
