@@ -31,13 +31,14 @@ use kernel::{
 ///
 /// # Safety
 ///
-/// `addr` must be null, or valid for reading what its family says.
+/// `addr` must be null, or valid for reading what its family says. It need not be aligned.
 pub(crate) unsafe fn address(addr: *const bindings::__kernel_sockaddr_storage) -> Result<IpAddr> {
     if addr.is_null() {
         return Err(EINVAL);
     }
+    let family: *const bindings::__kernel_sa_family_t = addr.cast();
     // SAFETY: Every socket address begins with its family.
-    match u32::from(unsafe { addr.cast::<bindings::__kernel_sa_family_t>().read() }) {
+    match u32::from(unsafe { family.read_unaligned() }) {
         bindings::AF_INET => {
             // SAFETY: The family says that this is a `sockaddr_in`.
             let addr = unsafe { addr.cast::<header::sockaddr_in>().read_unaligned() };
