@@ -81,8 +81,8 @@ pub(crate) trait Newsworthy: Subject + ListItem<0> + TryNewListArc<0> {
     fn notify(&self, file: &CStr);
 }
 
-/// How many jiffies pass before what has happened is told: what happens meanwhile is told in one go,
-/// and costs who makes it happen next to nothing.
+/// How many jiffies pass before what has happened is told: what happens meanwhile is told in one
+/// go, and costs who makes it happen next to nothing.
 const DELAY: Jiffies = 1;
 
 /// Tells programs and the log what happens to the requests of one mount, soon after it happened, so

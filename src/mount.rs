@@ -246,8 +246,8 @@ impl Mount {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile, or the filesystem has removed
-    /// the parent's directory, which the C side logs.
+    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile, or the filesystem has
+    /// removed the parent's directory, which the C side logs.
     pub(crate) fn start(this: &MountRef, rid: u64, address: IpAddr, reason: c_int) -> Result {
         let _nofs = NofsScope::enter();
         let mut directories = this.directories.lock();
@@ -450,8 +450,8 @@ impl Mount {
         }
     }
 
-    /// Waits until everything that has happened is told. The caller holds the mutex, so that there is
-    /// one at a time.
+    /// Waits until everything that has happened is told. The caller holds the mutex, so that there
+    /// is one at a time.
     fn flush(&self, _directories: &mut Directories) {
         Teller::flush(&self.teller);
     }

@@ -11,8 +11,11 @@ use core::mem;
 /// What has become of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    /// Nobody has answered yet.
     Pending,
+    /// The mount can no longer write.
     Fenced,
+    /// The mount could not be fenced, or nobody answered in time.
     Failed,
 }
 
@@ -49,11 +52,14 @@ pub(crate) enum Failure {
     TimedOut,
 }
 
-/// An event, with what the request's state was told to be before, and is told to be now.
+/// An event, and what is told of the request's state with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Report {
+    /// What has happened.
     pub(crate) event: Event,
+    /// What the state was told to be before.
     pub(crate) before: State,
+    /// What the state is told to be now.
     pub(crate) state: State,
 }
 

@@ -5,8 +5,8 @@
 //! # Locking
 //!
 //! The mutex `root` serialises setup and destroy, so that a mount's directory is gone before
-//! another one of its name is made. The spinlock `mounts` protects the map. A call takes a reference
-//! to its mount and goes on without either, so destroy may run at any time.
+//! another one of its name is made. The spinlock `mounts` protects the map. A call takes a
+//! reference to its mount and goes on without either, so destroy may run at any time.
 
 use crate::{
     events,

@@ -3,8 +3,8 @@
 //! The listed requests of a mount, so kept that every question about them is answered at once,
 //! however many there are.
 //!
-//! A mount has a spinlock around them. Nothing is allocated under it: who lists a request brings the
-//! room.
+//! A mount has a spinlock around them. Nothing is allocated under it: who lists a request brings
+//! the room.
 
 use crate::{
     linux::{
@@ -33,14 +33,15 @@ use kernel::{
 
 /// What is listed: a request, which may be looked at under the lock alone.
 pub(crate) trait Entry: Sized {
+    /// The request.
     fn request(&self) -> &LockedBy<Request, Requests<Self>>;
 
     /// How many requests of the mount were started before this one.
     fn number(&self) -> u64;
 }
 
-/// Where a request stands among others: the unanswered in the order of their deadlines, the finished,
-/// which have none any more, in the order of their start.
+/// Where a request stands among others: the unanswered in the order of their deadlines, the
+/// finished, which have none any more, in the order of their start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     deadline: Option<Jiffies>,
@@ -183,8 +184,11 @@ impl Reasons {
 
 /// What is told of a finished request.
 pub(crate) struct Finished {
+    /// The identity of the mount that was to be fenced.
     pub(crate) rid: u64,
+    /// The first reason.
     pub(crate) reason: c_int,
+    /// Whether fencing failed.
     pub(crate) error: bool,
 }
 

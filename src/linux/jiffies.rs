@@ -58,7 +58,8 @@ impl Deadline {
         self.span.saturating_sub(self.elapsed(now))
     }
 
-    /// The moment itself, by which deadlines are ordered: a counter of 64 bits wraps in theory only.
+    /// The moment itself, by which deadlines are ordered: a counter of 64 bits wraps in theory
+    /// only.
     pub(crate) fn moment(&self) -> Jiffies {
         const { assert!(Jiffies::BITS == 64) };
         self.set.saturating_add(self.span)

@@ -373,11 +373,11 @@ impl UeventSender {
         }
         write!(Text::new(&mut self.path[self.parent..]), "{name}\0")?;
         let kobject = self.kobject.as_ptr();
-        // SAFETY: By the type invariant the kobject is initialised, nobody else uses it, and its set
-        // is alive; there are no others that it leads to. Its name ends with a zero, and is taken
-        // away again before it changes. The slash at its beginning is what the C side puts before
-        // it. The array ends with a null pointer, and the others are to texts that end with a zero
-        // and are not changed meanwhile. All is copied.
+        // SAFETY: By the type invariant the kobject is initialised, nobody else uses it, and its
+        // set is alive; there are no others that it leads to. Its name ends with a zero, and is
+        // taken away again before it changes. The slash at its beginning is what the C side puts
+        // before it. The array ends with a null pointer, and the others are to texts that end with
+        // a zero and are not changed meanwhile. All is copied.
         to_result(unsafe {
             (*kobject).name = self.path[1..].as_ptr().cast();
             let result =
@@ -390,8 +390,8 @@ impl UeventSender {
 
 impl Drop for UeventSender {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the references are ours. As the kobject is not in sysfs, the
-        // C side does not give up the set with it.
+        // SAFETY: By the type invariant the references are ours. As the kobject is not in sysfs,
+        // the C side does not give up the set with it.
         unsafe {
             let set = &raw mut (*(*self.kobject.as_ptr()).kset).kobj;
             bindings::kobject_put(self.kobject.as_ptr());

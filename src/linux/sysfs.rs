@@ -211,8 +211,8 @@ unsafe fn subject<'a, T>(kobj: *const bindings::kobject) -> ArcBorrow<'a, T> {
 
 /// # Safety
 ///
-/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files, with
-/// a page to write to, and before the removal of the directory is over.
+/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files,
+/// with a page to write to, and before the removal of the directory is over.
 unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
     attr: *mut bindings::kobj_attribute,
@@ -232,8 +232,8 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
 
 /// # Safety
 ///
-/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files, with
-/// `count` bytes and a zero behind them, and before the removal of the directory is over.
+/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files,
+/// with `count` bytes and a zero behind them, and before the removal of the directory is over.
 unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
     attr: *mut bindings::kobj_attribute,

@@ -76,8 +76,8 @@ impl WaitQueue {
     /// Waits, uninterruptibly, until `condition` returns something, for `timeout` jiffies at most.
     ///
     /// Returns that, and the jiffies that were left; `None` on timeout. The condition is looked at
-    /// once before the first sleep and once after the last, so that a timeout of 0 only looks, and a
-    /// change in the last moment counts.
+    /// once before the first sleep and once after the last, so that a timeout of 0 only looks, and
+    /// a change in the last moment counts.
     ///
     /// Sleeps, unless the timeout is 0. The condition runs while the task is about to sleep: it
     /// may take spinlocks, and must not sleep itself.
@@ -89,8 +89,8 @@ impl WaitQueue {
         self.wait(bindings::TASK_UNINTERRUPTIBLE, timeout, condition)
     }
 
-    /// As [`wait_event_timeout`](Self::wait_event_timeout), for who may have nothing to do for days:
-    /// it counts as idle, so that the load does not rise and nobody takes it for a hung task.
+    /// As [`wait_event_timeout`](Self::wait_event_timeout), for who may have nothing to do for
+    /// days: it counts as idle, so that the load does not rise and nobody takes it for a hung task.
     pub(crate) fn wait_event_idle_timeout<R>(
         &self,
         timeout: Jiffies,
