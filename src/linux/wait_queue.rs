@@ -99,7 +99,7 @@ impl WaitQueue {
         self.wait(bindings::TASK_IDLE, timeout, condition)
     }
 
-    /// Waits in a state that allows no signals.
+    /// Waits in this state, which allows no signals: `TASK_UNINTERRUPTIBLE` or `TASK_IDLE`.
     fn wait<R>(
         &self,
         state: u32,
@@ -115,8 +115,8 @@ impl WaitQueue {
         // SAFETY: `entry` is valid for writes, and does not move before `finish_wait`.
         unsafe { bindings::init_wait_entry(entry.get(), 0) };
         let found = loop {
-            // SAFETY: By the type invariant the head is initialised, and so is the entry. As the
-            // state does not allow signals, there is no error to return.
+            // There is no error to return, as the state allows no signals.
+            // SAFETY: By the type invariant the head is initialised, and so is the entry.
             unsafe {
                 bindings::prepare_to_wait_event(self.head.get(), entry.get(), state as c_int)
             };
