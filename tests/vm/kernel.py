@@ -134,7 +134,10 @@ def objects_of_module() -> Counter[str]:
     Only the caches are looked at that the kernel was told to watch when it booted.
     """
     counts: Counter[str] = Counter()
-    for cache in sorted(ALLOCATIONS.iterdir()):
+    caches = sorted(ALLOCATIONS.iterdir())
+    if not caches:
+        raise RuntimeError("the kernel was booted without slab_debug=U, and knows of no object")
+    for cache in caches:
         # What was freed and is kept, to find out who uses it still, goes with that.
         (SLABS / cache.name / "shrink").write_text("1\n")
         for place in (cache / "alloc_traces").read_text().split("\n\n"):
