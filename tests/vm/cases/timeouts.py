@@ -13,6 +13,9 @@ import kernel
 from case import Case, case
 from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, fails_with, true
 
+# Several times as many as the module looks at before it lets others have the lock.
+AT_ONCE = 70
+
 
 @case
 def timeout_ms_is_30_seconds_unless_set(case: Case) -> None:
@@ -148,6 +151,28 @@ def each_request_times_out_for_itself(case: Case) -> None:
         request.until_failed()
         watch.at_least(1.0)
         watch.at_most(5)
+
+
+@case
+def many_requests_time_out_at_once(case: Case) -> None:
+    """Where many times are over at the same moment all fail then, and the next one in its time."""
+    mount = case.mount()
+    timed_out = f"{mount.log_name}: fence request for rid .* was not serviced in .*, raising error"
+    case.expect_line(timed_out, AT_ONCE + 1)
+    watch = Stopwatch()
+    requests = []
+    for rid in range(AT_ONCE):
+        case.set_timeout_ms(round((3 - watch.seconds()) * 1000))
+        requests.append(mount.started(rid))
+    true(not requests[0].failed(), "all were started in time")
+    case.set_timeout_ms(5000)
+    last = mount.started(AT_ONCE)
+    for request in requests:
+        request.until_failed()
+    true(not last.failed(), "the last one has time left")
+    last.until_failed()
+    watch.at_least(5)
+    watch.at_most(10)
 
 
 @case
