@@ -125,14 +125,14 @@ install: manuals = $(DESTDIR)$(PREFIX)/share/man
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
 	install -d $(DESTDIR)$(PREFIX)/sbin $(agent)/scoutfs_fenced
-	install -m 755 scripts/scoutfs-fenced $(agent)/scoutfs-fenced
-	install -m 644 scripts/scoutfs_fenced/*.py $(agent)/scoutfs_fenced/
-	install -m 755 scripts/scoutfs_fenced/ipmitool-password-file $(agent)/scoutfs_fenced/
+	install -m 755 scripts/agent/scoutfs-fenced $(agent)/scoutfs-fenced
+	install -m 644 scripts/agent/scoutfs_fenced/*.py $(agent)/scoutfs_fenced/
+	install -m 755 scripts/agent/scoutfs_fenced/ipmitool-password-file $(agent)/scoutfs_fenced/
 	ln -sf ../lib/scoutfs-fenced/scoutfs-fenced $(DESTDIR)$(PREFIX)/sbin/scoutfs-fenced
 	install -d $(units)
-	sed 's|@sbindir@|$(PREFIX)/sbin|' scripts/systemd/scoutfs-fenced.service >$(units)/scoutfs-fenced.service
-	install -D -m 644 -t $(manuals)/man8 scripts/man/scoutfs-fenced.8
-	install -D -m 644 -t $(manuals)/man5 scripts/man/scoutfs-fenced.conf.5
+	sed 's|@sbindir@|$(PREFIX)/sbin|' scripts/agent/scoutfs-fenced.service >$(units)/scoutfs-fenced.service
+	install -D -m 644 -t $(manuals)/man8 scripts/agent/man/scoutfs-fenced.8
+	install -D -m 644 -t $(manuals)/man5 scripts/agent/man/scoutfs-fenced.conf.5
 
 clean:
 	git clean -dfqX

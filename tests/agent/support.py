@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-AGENT = Path(__file__).resolve().parents[2] / "scripts" / "scoutfs-fenced"
+AGENT = Path(__file__).resolve().parents[2] / "scripts" / "agent" / "scoutfs-fenced"
 
 RID = "00c0ffee00000001"
 MOUNT = "scoutfs/f.000001.r.000002"

@@ -20,7 +20,7 @@ from scoutfs_fenced.hosts import (
     read_secret,
 )
 
-SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "scoutfs-fenced.hosts"
+SAMPLE = Path(__file__).resolve().parents[2] / "scripts" / "agent" / "samples" / "scoutfs-fenced.hosts"
 
 
 @pytest.fixture
