@@ -20,7 +20,9 @@ from scoutfs_fenced.hosts import (
     read_secret,
 )
 
-SAMPLE = Path(__file__).resolve().parents[2] / "scripts" / "agent" / "samples" / "scoutfs-fenced.hosts"
+SAMPLE = (
+    Path(__file__).resolve().parents[2] / "scripts" / "agent" / "samples" / "scoutfs-fenced.hosts"
+)
 
 
 @pytest.fixture

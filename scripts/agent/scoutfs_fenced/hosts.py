@@ -23,7 +23,6 @@ A secret stands in a file of its own, and is read from there each time that it i
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import re
@@ -32,9 +31,8 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
 
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+from scoutfs_fenced.addresses import Address, parse_address
 
 HEADER = re.compile(r"\[\s*([^\s\[\]]+)(?:\s+level\s+([1-9][0-9]{0,3}))?\s*\]")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -130,14 +128,6 @@ class Hosts:
         except ValueError:
             return ()
         return host.devices if host else ()
-
-
-def parse_address(text: str) -> Address:
-    """An address of which there is one spelling only; raises ValueError."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped
-    return address
 
 
 @dataclass
