@@ -11,7 +11,7 @@ import pytest
 from bmc import Bmc, free_port
 from fake import SECRET, Fake
 from scoutfs_fenced import configuration
-from scoutfs_fenced.check import check
+from scoutfs_fenced.check import run_checks
 
 
 def checked(folder: Path, *levels: str, more: str = "") -> int:
@@ -25,7 +25,7 @@ def checked(folder: Path, *levels: str, more: str = "") -> int:
     path.write_text(f"SCOUTFS_FENCED_HOSTS={folder}/hosts\n{more}")
 
     async def read_and_check() -> int:
-        return await check(await configuration.read(str(path), print))
+        return await run_checks(await configuration.read(str(path), print))
 
     return asyncio.run(read_and_check())
 

@@ -263,7 +263,7 @@ def test_configuration_names_the_file(
 def test_mistakes_in_hosts_are_the_configurations(tmp_path: Path, agent: Path) -> None:
     """A mistake is told with the name of the file of hosts, and its line; so is a missing file."""
     text = f"SCOUTFS_FENCED_RUN=/bin/true\nSCOUTFS_FENCED_HOSTS={tmp_path}/hosts\n"
-    with pytest.raises(ConfigurationError, match=r"hosts: the file.*No such file.*_HOSTS"):
+    with pytest.raises(ConfigurationError, match=r"hosts: the hosts file.*No such file.*_HOSTS"):
         configured(tmp_path, text)
     (tmp_path / "hosts").write_text(f"[a]\naddress = 10\nagent = {agent}\n")
     with pytest.raises(ConfigurationError, match=r"/hosts, line 2: '10' is not"):

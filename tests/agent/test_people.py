@@ -63,7 +63,7 @@ def test_status_shows_each_request_and_what_is_done(world: World) -> None:
 def test_status_as_json_is_the_same_for_programs(world: World) -> None:
     directory = world.request(address="10.0.0.1", elapsed=3)
     agent = world.agent("exit 1", retry_pause=20)
-    agent.says("another try follows")
+    agent.says("another attempt follows")
     told = report(world)
     assert told["agent"]["pid"] == agent.process.pid
     assert told["agent"]["configuration"] == str(world.configuration)
@@ -211,7 +211,7 @@ def test_the_agent_ends_its_command_after_a_word(world: World) -> None:
     agent.says("running")
     assert run(world, "ack", RID, typed="10.0.0.1\n")[0] == 0
     until_result(directory, "fenced")
-    agent.says("finished by somebody else")
+    agent.says("finished by someone else")
 
 
 def test_the_journal_gets_a_field_for_each_subject(

@@ -92,7 +92,7 @@ def test_no_way_to_fence(world: World, bmc: Bmc) -> None:
 
 
 def test_hosts_are_read_again(world: World, bmc: Bmc) -> None:
-    """On SIGHUP the file of hosts counts as it is now; with a mistake in it, as it was."""
+    """On SIGHUP the hosts file counts as it is now; with a mistake in it, as it was."""
     agent = serve(world, bmc.parameters())
     hosts = world.folder / "hosts"
     before = hosts.read_text()
@@ -109,7 +109,7 @@ def test_hosts_are_read_again(world: World, bmc: Bmc) -> None:
 
 
 def test_mistake_at_the_start(world: World) -> None:
-    """An agent whose file of hosts has a mistake does not start, and names the line."""
+    """An agent whose hosts file has a mistake does not start, and names the line."""
     hosts = world.folder / "hosts"
     hosts.write_text("[node1]\naddress = 10.0.0.11\nagent = fence_nobody\n")
     world.configure("exit 0", hosts=hosts)

@@ -80,7 +80,7 @@ def test_every_line_about_a_request_names_it(world: World) -> None:
         f"running {world.folder}/"[:20],
         "it says: something"[:20],
         "not fenced yet, exit",
-        "try 2: running /tmp/"[:20],
+        "attempt 2: running /tmp/"[:20],
         "it says: something"[:20],
         "could not be fenced,",
     ]
@@ -289,8 +289,10 @@ def test_a_failed_command_is_tried_again(world: World) -> None:
     until_result(directory, "fenced")
     assert time.monotonic() - began > 0.6
     assert len(world.recorded()) == 3
-    assert len(agent.lines("not fenced yet, exit status 1 .*; another try follows in 0.3 s")) == 2
-    agent.says("try 3: running")
+    assert (
+        len(agent.lines("not fenced yet, exit status 1 .*; another attempt follows in 0.3 s")) == 2
+    )
+    agent.says("attempt 3: running")
 
 
 def test_error_is_told_only_when_no_time_is_left(world: World) -> None:
@@ -343,7 +345,7 @@ def test_a_command_whose_request_is_finished_elsewhere_is_ended(world: World, na
     agent = world.agent(wait_for_go())
     until(world.recorded, "it runs")
     (directory / name).write_text("1\n")
-    agent.says("nothing more is done, the request was finished by somebody else")
+    agent.says("nothing more is done, the request was finished by someone else")
     [pid] = world.recorded()
     until(lambda: not alive(pid), "it is ended")
     assert result(directory) == name
@@ -385,7 +387,7 @@ def test_one_that_goes_before_its_turn(world: World) -> None:
     until(world.recorded, "the first runs")
     remove(waiting)
     (world.folder / "go").touch()
-    agent.says(f"{rid(2)} .*: is gone before its turn came")
+    agent.says(f"{rid(2)} .*: is gone before it had a slot")
     assert len(world.recorded()) == 1
 
 
@@ -398,7 +400,7 @@ def test_one_that_is_made_again_before_its_turn(world: World) -> None:
     waiting.rename(world.folder / "kept")
     again = world.request(rid(2), mount="scoutfs/2")
     (world.folder / "go").touch()
-    agent.says(f"{rid(2)} .*: is gone before its turn came")
+    agent.says(f"{rid(2)} .*: is gone before it had a slot")
     assert len(world.recorded()) == 1
     assert result(again) == ""
 
@@ -410,7 +412,7 @@ def test_one_that_is_finished_before_its_turn(world: World) -> None:
     until(world.recorded, "the first runs")
     (waiting / "error").write_text("1\n")
     (world.folder / "go").touch()
-    agent.says(f"{rid(2)} .*: was finished by somebody else before its turn came")
+    agent.says(f"{rid(2)} .*: was finished by someone else before it had a slot")
     assert len(world.recorded()) == 1
     assert result(waiting) == "error"
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from scoutfs_fenced.configuration import Configuration
-from scoutfs_fenced.request import Files
+from scoutfs_fenced.request import RequestFiles
 from scoutfs_fenced.server import Server
-from scoutfs_fenced.uevents import Event, Overflown, Uevents, parse
+from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost, parse
 from support import World, remove, result
 
 DIRECTORY = "fs/scoutfs/f.000001.r.000002/fence/00c0ffee00000001"
@@ -36,7 +36,7 @@ def message(action: str, subsystem: str = "scoutfs_fence", directory: str = DIRE
 
 @pytest.mark.parametrize("action", ["add", "change", "remove"])
 def test_a_message_is_taken_apart(action: str) -> None:
-    assert parse(message(action)) == Event(action, DIRECTORY)
+    assert parse(message(action)) == Uevent(action, DIRECTORY)
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,15 @@ def listening_to(*messages: tuple[bytes, int] | OSError) -> Uevents:
 
 def test_only_the_kernel_is_listened_to() -> None:
     uevents = listening_to((message("add"), 4711), (message("remove"), 0), (b"other", 0))
-    assert uevents.receive() == Event("remove", DIRECTORY)
+    assert uevents.receive() == Uevent("remove", DIRECTORY)
     assert uevents.receive() is None
 
 
 def test_lost_messages_are_told() -> None:
     uevents = listening_to(OSError(errno.ENOBUFS, ""), (message("add"), 0))
-    with pytest.raises(Overflown):
+    with pytest.raises(UeventsLost):
         uevents.receive()
-    assert uevents.receive() == Event("add", DIRECTORY)
+    assert uevents.receive() == Uevent("add", DIRECTORY)
 
 
 def test_there_is_room_for_thousands() -> None:
@@ -108,9 +108,9 @@ def serve(world: World, script: str, act: Callable[[Server], Awaitable[None]]) -
         settings = Configuration("", delay=600, command=command, environment=dict(os.environ))
         server = Server(settings, str(world.sysfs))
         await act(server)
-        for known in server.known.values():
-            if known.task is not None:
-                await known.task
+        for served in server.scheduler.requests.values():
+            if served.task is not None:
+                await served.task
 
     asyncio.run(main())
 
@@ -123,8 +123,10 @@ async def until(true: Callable[[], object]) -> None:
 
 
 def told(server: Server, *messages: bytes | OSError) -> None:
-    server._uevents = listening_to(*(it if isinstance(it, OSError) else (it, 0) for it in messages))
-    server._receive()
+    server.discovery._uevents = listening_to(
+        *(it if isinstance(it, OSError) else (it, 0) for it in messages)
+    )
+    server.discovery._receive()
 
 
 def test_add_has_it_fenced(world: World) -> None:
@@ -158,13 +160,13 @@ def test_change_by_others_ends_the_command(world: World) -> None:
         await until(world.recorded)
         (directory / "error").write_text("1\n")
         told(server, message("change"))
-        await until(lambda: server.known[str(directory)].task is None)
+        await until(lambda: server.scheduler.requests[str(directory)].task is None)
 
     serve(world, "echo x >>record; sleep 60", act)
     assert result(directory) == "error"
 
 
-def answer_as_sysfs(_files: Files) -> bool:
+def answer_as_sysfs(_files: RequestFiles) -> bool:
     """How the open files of a request that is gone answer."""
     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
@@ -178,8 +180,8 @@ def test_remove_ends_the_command(world: World, monkeypatch: pytest.MonkeyPatch) 
         # The message comes first.
         told(server, message("remove"))
         remove(directory)
-        monkeypatch.setattr(Files, "finished", answer_as_sysfs)
-        await until(lambda: server.known[str(directory)].task is None)
+        monkeypatch.setattr(RequestFiles, "finished", answer_as_sysfs)
+        await until(lambda: server.scheduler.requests[str(directory)].task is None)
 
     serve(world, "echo x >>record; sleep 60", act)
 
@@ -189,7 +191,7 @@ def test_remove_of_an_earlier_one_ends_nothing(world: World) -> None:
     directory = world.request()
 
     async def act(server: Server) -> None:
-        await server._look()
+        await server.discovery.scan()
         await until(world.recorded)
         told(server, message("remove"), message("add"))
         await asyncio.sleep(0.1)
@@ -202,16 +204,16 @@ def test_remove_of_an_earlier_one_ends_nothing(world: World) -> None:
 def test_messages_about_the_unknown_do_nothing(world: World) -> None:
     async def act(server: Server) -> None:
         told(server, message("add"), message("change"), message("remove"))
-        assert not server.known
+        assert not server.scheduler.requests
 
     serve(world, "exit 0", act)
 
 
 def test_lost_messages_make_it_look(world: World) -> None:
     async def act(server: Server) -> None:
-        assert not server._look_now.is_set()
+        assert not server.discovery._scan_now.is_set()
         told(server, OSError(errno.ENOBUFS, ""))
-        assert server._look_now.is_set()
+        assert server.discovery._scan_now.is_set()
 
     serve(world, "exit 0", act)
 
@@ -224,9 +226,9 @@ def test_no_socket_is_no_obstacle(world: World, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Uevents, "__init__", refuse)
 
     async def act(server: Server) -> None:
-        server._listen()
-        assert not server.has_events
-        await server._look()
+        server.discovery.listen()
+        assert not server.discovery.has_uevents
+        await server.discovery.scan()
 
     serve(world, "exit 0", act)
     assert result(directory) == "fenced"

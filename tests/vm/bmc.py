@@ -91,7 +91,7 @@ class Bmc:
         return [line.strip() for line in path.read_text().splitlines()] if path.exists() else []
 
     def parameters(self) -> str:
-        """What a file of hosts says of it."""
+        """What a hosts file says of it."""
         return (
             "agent = fence_ipmilan\n"
             "ip = 127.0.0.1\n"

@@ -16,7 +16,14 @@ import syslog
 from contextlib import suppress
 
 from scoutfs_fenced import log
-from scoutfs_fenced.request import GONE, Files, Request, find, look_at, outcome
+from scoutfs_fenced.request import (
+    GONE,
+    Request,
+    RequestFiles,
+    find_requests,
+    read_outcome,
+    read_request,
+)
 
 # What the kernel says where nobody has logged in.
 NO_LOGIN = 0xFFFFFFFF
@@ -54,10 +61,10 @@ def _parse(rid: str) -> str:
 def _choose(sysfs: str, rid: str, mount: str | None) -> Request:
     """The request that is meant."""
     found = []
-    for directory, _inode in find(sysfs):
+    for directory, _inode in find_requests(sysfs):
         if os.path.basename(directory) == rid:
             with suppress(OSError, ValueError):
-                found.append(look_at(directory, sysfs)[0])
+                found.append(read_request(directory, sysfs)[0])
     if mount is not None:
         found = [request for request in found if request.mount == mount]
     if not found:
@@ -69,11 +76,11 @@ def _choose(sysfs: str, rid: str, mount: str | None) -> Request:
     return found[0]
 
 
-def _open(request: Request) -> Files:
+def _open(request: Request) -> RequestFiles:
     """The files of a request that still waits for an answer."""
     try:
-        files = Files(request)
-        state = outcome(request.directory)
+        files = RequestFiles(request)
+        state = read_outcome(request.directory)
     except PermissionError as error:
         raise Refused("only root can say that a host is off; run this as root") from error
     except OSError as error:
@@ -101,7 +108,7 @@ def _confirm(request: Request) -> None:
         raise Refused("nothing was said to the kernel: that was something else")
 
 
-def _finish(request: Request, files: Files) -> None:
+def _finish(request: Request, files: RequestFiles) -> None:
     """Tells the kernel, and the log."""
     fields = {**request.fields(), "acknowledged_by": _who()}
     try:

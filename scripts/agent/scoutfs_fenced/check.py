@@ -17,7 +17,7 @@ SECONDS = 30.0
 IGNORED = re.compile(r"Parse error: Ignoring (.*)")
 
 
-async def check(settings: Configuration) -> int:
+async def run_checks(settings: Configuration) -> int:
     """Prints a line for each thing that can be tested; returns how many are not well."""
     failed = 0
     if settings.command:

@@ -21,7 +21,7 @@ Default = TypeVar("Default")
 
 DEFAULT_PATH = "/etc/scoutfs/scoutfs-fenced.conf"
 
-# The file of hosts that is read where it exists and no other is named.
+# The hosts file that is read where it exists and no other is named.
 DEFAULT_HOSTS = "/etc/scoutfs/scoutfs-fenced.hosts"
 
 # Names the file, where it is another one.

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Callable
 
-from scoutfs_fenced import device, process
+from scoutfs_fenced import process
 from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.levels import LevelsError, Proof, fence_host
 from scoutfs_fenced.request import Request
 
 # systemd's word to the agent, which is not for its commands.
@@ -24,7 +26,7 @@ NOT_FOR_COMMANDS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a try."""
+    """What came of an attempt."""
 
     # Whether the mount can surely write no more.
     fenced: bool
@@ -37,34 +39,42 @@ async def fence(
     request: Request,
     limit: float,
     *,
-    doing: Callable[[str], None],
+    step: Callable[[str], None],
     say: Callable[[str], None],
 ) -> Outcome:
     """Tries once to fence a request's host, for so many seconds.
 
-    Its devices do it where it has any, else the fence command does. What is being done is told, and
-    what the commands print is said. Cancelling this ends them.
+    Its devices do it where it has any, else the fence command does. `step` gets each step as it
+    begins, `say` what the commands print. Cancelling this ends them.
     """
     given = environment(configuration, request)
-    devices = configuration.hosts.devices(request.address)
-    if devices:
+    host = configuration.hosts.host(request.address)
+    if host is not None:
+        proofs: list[Proof] = []
+        end = time.monotonic() + limit
         try:
-            how = await device.fence(
-                devices, seconds=limit, environment=given, doing=doing, say=say
+            await fence_host(
+                host,
+                due=end,
+                end=end,
+                environment=given,
+                proven_off=proofs.append,
+                step=step,
+                say=say,
             )
-        except device.DeviceError as error:
+        except LevelsError as error:
             return Outcome(False, str(error))
-        return Outcome(True, how)
+        return Outcome(True, proofs[0].how)
     if configuration.command:
         command = configuration.command
-        doing(f"running {command[0]}, for up to {limit:.3f} s")
+        step(f"running {command[0]}, for up to {limit:.3f} s")
         ending = await process.run(
             command, environment=given, limit=limit, say=lambda line: say(f"it says: {line}")
         )
         return Outcome(ending.succeeded, str(ending))
     return Outcome(
         False,
-        f"no device is known for {request.address}; add its host to the file of hosts, "
+        f"no device is known for {request.address}; add its host to the hosts file, "
         "or set SCOUTFS_FENCED_RUN",
     )
 

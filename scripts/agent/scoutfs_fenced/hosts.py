@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which devices fence which host: the file of hosts.
+"""Which devices fence which host: the hosts file.
 
 Each host has a section with its addresses, a fence agent and that agent's parameters, by the
 agent's own names. Sections called `[HOST level 2]` and so on hold what to try where the levels
@@ -71,7 +71,7 @@ LONGEST_SECRET = 65536
 
 
 class HostsError(Exception):
-    """What is wrong with a file of hosts, as a sentence, and in which line."""
+    """What is wrong with a hosts file, as a sentence, and in which line."""
 
     def __init__(self, line: int | None, what: str) -> None:
         self.line = line
@@ -121,12 +121,16 @@ class Hosts:
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts)
 
-    def devices(self, address: str) -> Sequence[Device]:
-        """What fences the host of this address, in whatever way it is written."""
+    def host(self, address: str) -> Host | None:
+        """The host that has this address, in any spelling; None if there is none."""
         try:
-            host = self._by_address.get(parse_address(address))
+            return self._by_address.get(parse_address(address))
         except ValueError:
-            return ()
+            return None
+
+    def devices(self, address: str) -> Sequence[Device]:
+        """The devices of the host that has this address; none if there is no such host."""
+        host = self.host(address)
         return host.devices if host else ()
 
 
@@ -147,7 +151,7 @@ def read_hosts(path: str) -> Hosts:
     except OSError as error:
         raise HostsError(
             None,
-            f"the file of hosts cannot be read: {error.strerror}; write it, "
+            f"the hosts file cannot be read: {error.strerror}; write it, "
             "or name another with SCOUTFS_FENCED_HOSTS",
         ) from error
     return Reader().read(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The folder that the one agent of a host has while it runs, and the lock that makes it the one."""
+"""The agent's runtime folder, and the lock in it: one agent on each host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_FOLDER = "/run/scoutfs-fenced"
 
 
 class InstanceError(Exception):
-    """Why this agent cannot be the one, as a sentence."""
+    """Why the lock cannot be taken, as a sentence."""
 
 
 def folder() -> str:
@@ -18,8 +18,8 @@ def folder() -> str:
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or DEFAULT_FOLDER
 
 
-def become_the_one() -> None:
-    """Takes the lock until this process ends, or raises InstanceError."""
+def acquire_instance_lock() -> None:
+    """Takes the single-instance lock until this process ends, or raises InstanceError."""
     path = os.path.join(folder(), "lock")
     try:
         os.makedirs(folder(), mode=0o755, exist_ok=True)

@@ -4,17 +4,20 @@
 Without a command it is the agent. The parts of it, each in a file of its own:
 
   configuration  what an administrator decides
-  request        a request's directory in sysfs
+  server         the agent as a process: signals, reloads, the end
+  discovery      finds requests in sysfs
   uevents        the kernel's messages about requests
-  server         which request gets what, and when
-  turns          whose command may run now
-  fencing        how the host of one request is fenced
-  hosts          which devices fence which host
-  device         fences a host by its devices
+  request        a request's directory in sysfs
+  scheduler      which request's host is fenced when, and the answers to the kernel
+  slots          how many commands run at a time
+  fencing        one attempt to fence the host of a request
+  levels         fences one host by its topology levels
+  device         calls a fence agent
+  hosts          the hosts file: which devices fence which host
   process        one command, run to its end or to its limit
-  status         answers whoever asks how it stands
-  instance       that there is only one agent on a host
-  log, notify    what systemd and people are told
+  status         the socket that tells what the agent does
+  instance       the runtime folder, and the single-instance lock
+  log, notify    the log, and messages to systemd
 
 The commands, which are read only where they are given, because most starts are the agent's:
 
@@ -32,9 +35,9 @@ import sys
 
 from scoutfs_fenced import configuration, log
 from scoutfs_fenced.configuration import ConfigurationError
-from scoutfs_fenced.instance import InstanceError, become_the_one, folder
+from scoutfs_fenced.instance import InstanceError, acquire_instance_lock, folder
 from scoutfs_fenced.server import Server
-from scoutfs_fenced.status import answer_at
+from scoutfs_fenced.status import serve_status
 
 # What sysexits.h calls a mistake in the configuration. systemd does not try again after it.
 EX_CONFIG = 78
@@ -44,9 +47,9 @@ def main() -> int:
     """Does what the command line says; returns the exit status."""
     arguments = _parse()
     if arguments.command == "status":
-        from scoutfs_fenced.report import report
+        from scoutfs_fenced.report import print_status
 
-        return report(arguments.sysfs, arguments.json)
+        return print_status(arguments.sysfs, arguments.json)
     if arguments.command == "ack":
         from scoutfs_fenced.acknowledge import acknowledge
 
@@ -85,20 +88,20 @@ def _parse() -> argparse.Namespace:
 
 async def check() -> int:
     """Tests the configuration and the fence devices; returns the exit status."""
-    from scoutfs_fenced import check as tests
+    from scoutfs_fenced.check import run_checks
 
     settings = await configuration.read(configuration.chosen_path(), print)
-    return 1 if await tests.check(settings) else 0
+    return 1 if await run_checks(settings) else 0
 
 
 async def serve(sysfs: str) -> None:
     """Is the agent, until told to stop."""
     settings = await configuration.read(configuration.chosen_path(), log.event)
-    become_the_one()
+    acquire_instance_lock()
     server = Server(settings, sysfs)
     path = os.path.join(folder(), "status")
     try:
-        await answer_at(path, server)
+        await serve_status(path, server)
     except OSError as error:
         log.event(f"nobody can ask for the status at {path}: {error}", level=log.WARNING)
     await server.serve()

@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from scoutfs_fenced.instance import folder
-from scoutfs_fenced.request import find, look_at, outcome
+from scoutfs_fenced.request import find_requests, read_outcome, read_request
 
 SECONDS_TO_ANSWER = 10.0
 
@@ -33,7 +33,7 @@ class NoAnswer(Exception):
     """Why an agent that runs does not tell how it stands, as a sentence."""
 
 
-def report(sysfs: str, as_json: bool) -> int:
+def print_status(sysfs: str, as_json: bool) -> int:
     """Prints the report; returns the exit status, which is 1 where no agent tells anything."""
     try:
         agent, why = _ask(), "no agent is running; start it with: systemctl start scoutfs-fenced"
@@ -73,10 +73,10 @@ def _ask() -> dict[str, Any] | None:
 def _requests(sysfs: str, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_directory = {(each["directory"], each["rid"]): each for each in told}
     requests = []
-    for directory, _inode in find(sysfs):
+    for directory, _inode in find_requests(sysfs):
         # It may go at any moment.
         with suppress(OSError, ValueError):
-            request, _finished = look_at(directory, sysfs)
+            request, _finished = read_request(directory, sysfs)
             now = time.monotonic()
             known = by_directory.get((directory, request.rid), {})
             requests.append(
@@ -85,7 +85,7 @@ def _requests(sysfs: str, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     **request.fields(),
                     "age": known.get("age", round(now - request.made, 3)),
                     "left": known.get("left", round(request.deadline - now, 3)),
-                    "outcome": outcome(directory),
+                    "outcome": read_outcome(directory),
                     "agent": {name: known[name] for name in AGENTS} if known else None,
                 }
             )
@@ -122,7 +122,7 @@ def _state(work: dict[str, Any] | None) -> str:
     state: str = work["doing"] or work["state"].replace("-", " ")
     state += f"; {work['for']:.0f} s so far"
     if work["attempt"] > 1:
-        state += f", try {work['attempt']}"
+        state += f", attempt {work['attempt']}"
     if work["result"]:
         state += f"; before: {work['result']}"
     return state

@@ -17,6 +17,9 @@ PARENTS = ("fs/scoutfs", "fs/scoutfs_fence")
 TIMEOUT = "module/scoutfs_fence/parameters/timeout_ms"
 DEFAULT_TIMEOUT_MS = 30000
 
+# Addresses that no host has: requests that carry one have nothing in common.
+UNKNOWN_ADDRESSES = ("", "none", "0.0.0.0", "::")
+
 # How a request's files answer once it is gone, or as long as its directory is not complete.
 GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
 
@@ -62,7 +65,7 @@ class Request:
         }
 
 
-def find(sysfs: str) -> Iterator[tuple[str, int]]:
+def find_requests(sysfs: str) -> Iterator[tuple[str, int]]:
     """The directory and inode of every request that there is."""
     for parent in PARENTS:
         for mount in _folders(os.path.join(sysfs, parent)):
@@ -78,7 +81,7 @@ def _folders(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def look_at(directory: str, sysfs: str) -> tuple[Request, bool]:
+def read_request(directory: str, sysfs: str) -> tuple[Request, bool]:
     """A request, and whether it is finished; OSError where its directory is incomplete or gone."""
     with ExitStack() as opened:
         top = _open_directory(directory, opened)
@@ -105,10 +108,10 @@ def look_at(directory: str, sysfs: str) -> tuple[Request, bool]:
             made=time.monotonic() - age,
             timeout=_timeout(sysfs),
         )
-        return request, "1" in (value("fenced"), value("error"))
+        return request, value("fenced") == "1" or value("error") == "1"
 
 
-def outcome(directory: str) -> str:
+def read_outcome(directory: str) -> str:
     """What has become of a request: pending, fenced or failed; OSError where it is gone."""
     with ExitStack() as opened:
         top = _open_directory(directory, opened)
@@ -119,7 +122,7 @@ def outcome(directory: str) -> str:
     return "pending"
 
 
-class Files:
+class RequestFiles:
     """A request's files, held open from before its command starts.
 
     The kernel may drop a request at any time, and the same rid may be asked for again. The files
@@ -144,7 +147,7 @@ class Files:
             self._error = hold("error")
             self._opened = opened.pop_all()
 
-    def __enter__(self) -> Files:
+    def __enter__(self) -> RequestFiles:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel tells of requests as it happens: uevents, by a netlink socket.
+"""The kernel's uevents about requests, received by a netlink socket.
 
 C header: linux/netlink.h; the format of a message is that of the kernel's lib/kobject_uevent.c
 """
@@ -21,12 +21,12 @@ _SO_RCVBUFFORCE = 33
 _ROOM = 8 << 20
 
 
-class Overflown(Exception):
-    """There were more messages than the socket had room for, and some are lost."""
+class UeventsLost(Exception):
+    """The socket was full, and some messages are lost."""
 
 
 @dataclass(frozen=True)
-class Event:
+class Uevent:
     """What has happened to a request."""
 
     # `add`, `change` where it was finished, or `remove`.
@@ -59,7 +59,7 @@ class Uevents:
         """Listens no more."""
         self._socket.close()
 
-    def receive(self) -> Event | None:
+    def receive(self) -> Uevent | None:
         """The next message that is about a request; None where there is none now."""
         while True:
             try:
@@ -67,14 +67,14 @@ class Uevents:
             except BlockingIOError:
                 return None
             except OSError as error:
-                raise Overflown from error
+                raise UeventsLost from error
             event = parse(message)
             # Any process may send to this socket, but only the kernel's number is 0.
             if event is not None and sender[0] == 0:
                 return event
 
 
-def parse(message: bytes) -> Event | None:
+def parse(message: bytes) -> Uevent | None:
     """What a message says, where it is about a request."""
     variables = dict(part.partition(b"=")[::2] for part in message.split(b"\0")[1:])
     if variables.get(b"SUBSYSTEM") != SUBSYSTEM:
@@ -82,4 +82,4 @@ def parse(message: bytes) -> Event | None:
     action, directory = variables.get(b"ACTION"), variables.get(b"DEVPATH")
     if action is None or directory is None:
         return None
-    return Event(os.fsdecode(action), os.fsdecode(directory).lstrip("/"))
+    return Uevent(os.fsdecode(action), os.fsdecode(directory).lstrip("/"))

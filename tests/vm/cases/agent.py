@@ -258,7 +258,7 @@ def agent_ends_the_command_of_a_request_that_goes(case: Case) -> None:
         it.until_called(2)
         equal(mount.free(0xAA), 0)
         it.until_says("nothing more is done, the request is gone", 5)
-        it.until_says("nothing more is done, the request was finished by somebody else")
+        it.until_says("nothing more is done, the request was finished by someone else")
         for rid in (0xAA, 0xBB):
             pid = (it.folder / f"pid.{rid:016x}").read_text().strip()
             true(not Path("/proc", pid).exists(), f"the command for {rid:x} is ended")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whose command may run now: so many at a time, one for each address, the most urgent first."""
+"""Slots for commands: so many at a time, one for each address, the most urgent first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-# Addresses of nobody: requests that have them have nothing in common.
-UNKNOWN = ("", "none", "0.0.0.0", "::")
+from scoutfs_fenced.request import UNKNOWN_ADDRESSES
 
 
 @dataclass(order=True)
@@ -20,38 +19,39 @@ class _Waiting:
     granted: asyncio.Future[None] = field(compare=False)
 
 
-class Turns:
-    """Gives turns, and takes them back.
+class Slots:
+    """Grants slots in the order of urgency.
 
-    Nobody waits who could run: each waits for one of the places, or for another at its address.
+    Nothing waits that could run: a task waits for one of the slots, or for another task that has
+    one for the same address.
     """
 
-    def __init__(self, places: int) -> None:
-        self._places = places
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._taken = 0
         self._busy: set[str] = set()
         # The most urgent first.
         self._waiting: list[_Waiting] = []
 
-    def set_places(self, places: int) -> None:
-        """Changes how many may run at a time."""
-        self._places = places
+    def set_count(self, count: int) -> None:
+        """Changes how many commands may run at a time."""
+        self._count = count
         self._grant()
 
     def address_is_busy(self, address: str) -> bool:
-        """Whether somebody else has a turn at the address."""
+        """Whether a slot is taken for the address."""
         return address in self._busy
 
     @asynccontextmanager
-    async def turn(self, address: str, *urgency: float) -> AsyncIterator[None]:
-        """Waits for a turn, and has it meanwhile; less comes first in urgency."""
-        await self._take(address, urgency)
+    async def slot(self, address: str, *urgency: float) -> AsyncIterator[None]:
+        """Waits for a slot, and holds it in the context; less comes first in urgency."""
+        await self._acquire(address, urgency)
         try:
             yield
         finally:
-            self._give_back(address)
+            self._release(address)
 
-    async def _take(self, address: str, urgency: tuple[float, ...]) -> None:
+    async def _acquire(self, address: str, urgency: tuple[float, ...]) -> None:
         if self._is_free(address):
             self._occupy(address)
             return
@@ -60,20 +60,20 @@ class Turns:
         try:
             await granted
         except asyncio.CancelledError:
-            # Else it is found to be cancelled once the next turn is given.
+            # If it was not granted yet, _grant() finds it cancelled.
             if not granted.cancelled():
-                self._give_back(address)
+                self._release(address)
             raise
 
     def _is_free(self, address: str) -> bool:
-        return self._taken < self._places and address not in self._busy
+        return self._taken < self._count and address not in self._busy
 
     def _occupy(self, address: str) -> None:
         self._taken += 1
-        if address not in UNKNOWN:
+        if address not in UNKNOWN_ADDRESSES:
             self._busy.add(address)
 
-    def _give_back(self, address: str) -> None:
+    def _release(self, address: str) -> None:
         self._taken -= 1
         self._busy.discard(address)
         self._grant()
@@ -81,7 +81,7 @@ class Turns:
     def _grant(self) -> None:
         kept = []
         for number, waiting in enumerate(self._waiting):
-            if self._taken >= self._places:
+            if self._taken >= self._count:
                 kept += self._waiting[number:]
                 break
             if waiting.granted.cancelled():

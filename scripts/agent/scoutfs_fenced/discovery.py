@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Finds fence requests: by the kernel's uevents, and by scanning sysfs.
+
+Sysfs is scanned at the start, after uevents were lost, and every SCOUTFS_FENCED_DELAY seconds: the
+fencing that is built into scoutfs sends no uevents. What is found goes to the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import Callable
+
+from scoutfs_fenced import log
+from scoutfs_fenced.request import GONE, Request, find_requests, read_request
+from scoutfs_fenced.scheduler import Scheduler
+from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost
+
+# So many requests, or messages, are handled before other work of the event loop goes on.
+BATCH = 50
+
+# A request's directory may be there for as long after the uevent of its removal.
+SECONDS_TO_GO = 0.02
+
+
+class Discovery:
+    """Reports requests to the scheduler as they come, change and go."""
+
+    def __init__(self, sysfs: str, scheduler: Scheduler, delay: Callable[[], float]) -> None:
+        self._sysfs = sysfs
+        self._scheduler = scheduler
+        # Seconds between two scans, asked for before each pause.
+        self._delay = delay
+        self._uevents: Uevents | None = None
+        self._scan_now = asyncio.Event()
+        # Directories that could not be read; each is logged once.
+        self._unreadable: set[str] = set()
+
+    @property
+    def has_uevents(self) -> bool:
+        """Whether the kernel's uevents are received."""
+        return self._uevents is not None
+
+    def listen(self) -> None:
+        """Subscribes to uevents; without them there are only the scans."""
+        try:
+            self._uevents = Uevents()
+        except OSError as error:
+            log.event(
+                f"uevents cannot be received: {error.strerror}; "
+                f"sysfs is scanned every {self._delay():g} s",
+                level=log.WARNING,
+            )
+        else:
+            asyncio.get_running_loop().add_reader(self._uevents, self._receive)
+
+    def scan_soon(self) -> None:
+        """Has the next scan begin without waiting."""
+        self._scan_now.set()
+
+    async def run(self, scanned: Callable[[], None]) -> None:
+        """Scans for ever; `scanned` is called after each scan."""
+        while True:
+            self._scan_now.clear()
+            await self.scan()
+            scanned()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._scan_now.wait(), self._delay())
+
+    async def scan(self) -> None:
+        """Looks through sysfs once."""
+        present = dict(find_requests(self._sysfs))
+        for directory in self._scheduler.directories() - present.keys():
+            self._scheduler.remove(directory)
+        self._unreadable &= present.keys()
+        new = []
+        for directory, inode in present.items():
+            if self._scheduler.inode(directory) != inode:
+                new.append(directory)
+            else:
+                self._scheduler.recheck_running(directory)
+        for begin in range(0, len(new), BATCH):
+            self._read(new[begin : begin + BATCH])
+            await asyncio.sleep(0)
+
+    def _receive(self) -> None:
+        assert self._uevents is not None
+        try:
+            for _ in range(BATCH):
+                event = self._uevents.receive()
+                if event is None:
+                    return
+                self._handle(event)
+        except UeventsLost:
+            log.event("some of the kernel's uevents are lost", level=log.WARNING)
+            self.scan_soon()
+
+    def _handle(self, event: Uevent) -> None:
+        directory = os.path.join(self._sysfs, event.directory)
+        if event.action == "add":
+            self._read([directory])
+            return
+        self._scheduler.recheck(directory)
+        if event.action == "remove":
+            # The directory may be about to go. Or the uevent is about an earlier one.
+            loop = asyncio.get_running_loop()
+            loop.call_later(SECONDS_TO_GO, self._scheduler.recheck, directory)
+
+    def _read(self, directories: list[str]) -> None:
+        """Reads requests that are new, and passes them on together."""
+        found: list[tuple[Request, bool]] = []
+        for directory in directories:
+            try:
+                found.append(read_request(directory, self._sysfs))
+            except (OSError, ValueError) as error:
+                self._cannot_read(directory, error)
+        self._scheduler.add(found)
+
+    def _cannot_read(self, directory: str, error: OSError | ValueError) -> None:
+        if isinstance(error, OSError) and error.errno in GONE:
+            return
+        if directory not in self._unreadable:
+            self._unreadable.add(directory)
+            log.event(f"cannot read the request {directory}: {error}", level=log.ERROR)
