@@ -12,7 +12,8 @@
 # make torture        everything at once; MINUTES= and KERNEL= as wanted
 # make lint           run every check of the sources
 # make fmt            format the sources
-# make install        install the module for KDIR's kernel, and the agent
+# make install        install the module for KDIR's kernel, and the agent; or one of the two:
+#                     install-module, install-agent. PREFIX= and DESTDIR= as wanted
 # make clean          remove what was built
 #
 # Everything but the first and the last two sets up what is missing, in a cache folder outside
@@ -29,7 +30,9 @@ PLANT ?=
 MINUTES ?= 5
 GUESTS ?= 1
 WITHOUT ?=
-PREFIX ?= /usr/local
+# As the environment passes them on, they may hold blanks.
+export PREFIX ?= /usr/local
+export DESTDIR
 
 lab := scripts/lab/lab
 lab_kernel := $(or $(KERNEL),stock)
@@ -37,7 +40,8 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test test-instruments bench bench-agent fuzz torture lint fmt install clean lab-module
+.PHONY: module demo test test-instruments bench bench-agent fuzz torture lint fmt install \
+	install-module install-agent clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -118,21 +122,14 @@ fmt:
 	$(lab) setup stock
 	$(lab) run scripts/lint --kernel stock --format
 
-# Python finds the package beside the file that the symbolic link leads to.
-install: agent = $(DESTDIR)$(PREFIX)/lib/scoutfs-fenced
-install: units = $(DESTDIR)$(PREFIX)/lib/systemd/system
-install: manuals = $(DESTDIR)$(PREFIX)/share/man
-install: module
+install: install-module install-agent
+
+install-module: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
-	install -d $(DESTDIR)$(PREFIX)/sbin $(agent)/scoutfs_fenced
-	install -m 755 scripts/agent/scoutfs-fenced $(agent)/scoutfs-fenced
-	install -m 644 scripts/agent/scoutfs_fenced/*.py $(agent)/scoutfs_fenced/
-	install -m 755 scripts/agent/scoutfs_fenced/ipmitool-password-file $(agent)/scoutfs_fenced/
-	ln -sf ../lib/scoutfs-fenced/scoutfs-fenced $(DESTDIR)$(PREFIX)/sbin/scoutfs-fenced
-	install -d $(units)
-	sed 's|@sbindir@|$(PREFIX)/sbin|' scripts/agent/scoutfs-fenced.service >$(units)/scoutfs-fenced.service
-	install -D -m 644 -t $(manuals)/man8 scripts/agent/man/scoutfs-fenced.8
-	install -D -m 644 -t $(manuals)/man5 scripts/agent/man/scoutfs-fenced.conf.5
+
+# The agent needs no module to be built: it serves scoutfs's own fencing as well.
+install-agent:
+	scripts/agent/install
 
 clean:
 	git clean -dfqX

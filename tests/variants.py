@@ -12,7 +12,8 @@ MODULE = "scoutfs_fence.ko"
 
 def copy_sources(folder: Path) -> None:
     """Nothing that a build left, so that nothing is taken for up to date."""
-    shutil.copy(TOP / "Kbuild", folder)
+    for name in ("Kbuild", "VERSION"):
+        shutil.copy(TOP / name, folder)
     for part in ("include", "src"):
         ignored = shutil.ignore_patterns("*.o", ".*.cmd", "*_generated.rs")
         shutil.copytree(TOP / part, folder / part, ignore=ignored)

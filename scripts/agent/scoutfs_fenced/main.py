@@ -33,7 +33,7 @@ import asyncio
 import os
 import sys
 
-from scoutfs_fenced import configuration, log
+from scoutfs_fenced import configuration, log, version
 from scoutfs_fenced.configuration import ConfigurationError
 from scoutfs_fenced.instance import InstanceError, acquire_instance_lock, folder
 from scoutfs_fenced.server import Server
@@ -75,6 +75,7 @@ def _parse() -> argparse.Namespace:
         epilog=f"The configuration is {configuration.DEFAULT_PATH}, "
         f"or the file that {configuration.PATH_VARIABLE} names. See scoutfs-fenced(8).",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     parser.add_argument("--sysfs", default="/sys", help="where sysfs is mounted (%(default)s)")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     status = commands.add_parser("status", help="show the requests, and what is done about them")

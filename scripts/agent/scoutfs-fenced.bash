@@ -1,0 +1,47 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Completion of scoutfs-fenced's command line, for bash.
+
+# The rids of all requests, or the mounts that make them.
+_scoutfs_fenced_requests() {
+	local path
+	for path in /sys/fs/scoutfs{,_fence}/*/fence/*/; do
+		[[ -d $path ]] || continue
+		case $1 in
+		rids) basename "$path" ;;
+		mounts) basename "${path%/fence/*}" ;;
+		esac
+	done
+}
+
+_scoutfs_fenced() {
+	local word=$2 before=$3 command='' words i
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		case ${COMP_WORDS[i]} in
+		--sysfs) ((i++)) ;;
+		-*) ;;
+		*)
+			command=${COMP_WORDS[i]}
+			break
+			;;
+		esac
+	done
+
+	COMPREPLY=()
+	case $command:$before in
+	:--sysfs)
+		mapfile -t COMPREPLY < <(compgen -d -- "$word")
+		return
+		;;
+	ack:--mount) words=$(_scoutfs_fenced_requests mounts) ;;
+	:*) words='status check ack --sysfs --version --help' ;;
+	status:*) words='--json --help' ;;
+	check:*) words='--help' ;;
+	ack:*) words="--mount --help $(_scoutfs_fenced_requests rids)" ;;
+	*) return ;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+}
+
+complete -F _scoutfs_fenced scoutfs-fenced
