@@ -57,6 +57,7 @@ class Agent:
                     **os.environ,
                     "SCOUTFS_FENCED_CONFIG_FILE": str(world.configuration),
                     "RUNTIME_DIRECTORY": str(world.runtime),
+                    "STATE_DIRECTORY": str(world.state),
                     **environment,
                 },
                 stdout=log if output is None else output,
@@ -95,6 +96,7 @@ class World:
         self.sysfs = folder / "sys"
         self.sysfs.mkdir()
         self.runtime = folder / "run"
+        self.state = folder / "state"
         self.configuration = folder / "scoutfs-fenced.conf"
         self.record = folder / "record"
         self._agents: list[Agent] = []
@@ -107,12 +109,13 @@ class World:
         address: str = "10.1.2.3",
         elapsed: int = 0,
         inet: str = "",
+        reason: str = "client_recovery",
     ) -> Path:
         """Makes a request's directory, which is complete once it can be found."""
         values = {
             "rid": rid,
             "ipv4_addr": address,
-            "reason": "client_recovery",
+            "reason": reason,
             "elapsed_secs": str(elapsed),
             "fenced": "0",
             "error": "0",

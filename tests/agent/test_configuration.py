@@ -128,11 +128,56 @@ def test_a_relative_name_is_not_looked_for_elsewhere(
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "", "1e999"])
-@pytest.mark.parametrize("name", ["DELAY", "LIMIT"])
+@pytest.mark.parametrize("name", ["LEADER_TIMEOUT", "LIMIT"])
 def test_what_must_be_a_positive_number(reader: Reader, name: str, value: str) -> None:
     assert reader.refusal(f"{RUN}\nSCOUTFS_FENCED_{name}={value}\n") == (
         3,
         f"SCOUTFS_FENCED_{name} must be a positive number of seconds, not '{value}'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3", 3.0),
+        ("0.5s", 0.5),
+        ("1m 30s", 90.0),
+        ("2h", 7200.0),
+        (".5", 0.5),
+        ("1e1", 10.0),
+        ("0x1d", 29.0),
+        ("0x1p4m", 960.0),
+        ("0", configuration.SHORTEST_PAUSE),
+        ("infinity", configuration.LONGEST_PAUSE),
+        ("inf", configuration.LONGEST_PAUSE),
+        ("1e999d", configuration.LONGEST_PAUSE),
+    ],
+)
+def test_a_delay_is_what_sleep_takes(reader: Reader, value: str, seconds: float) -> None:
+    assert reader.read(f"{RUN}SCOUTFS_FENCED_DELAY='{value}'\n").delay == seconds
+
+
+@pytest.mark.parametrize("value", ["", " ", "-1", "soon", "nan", "1 x", "m", "1ms", "1_0"])
+def test_what_sleep_refuses_is_no_delay(reader: Reader, value: str) -> None:
+    line, what = reader.refusal(f"{RUN}SCOUTFS_FENCED_DELAY='{value}'\n")
+    assert line == 2
+    assert what.startswith("SCOUTFS_FENCED_DELAY must be a number of seconds, or what else sleep")
+
+
+def test_what_a_command_fences(reader: Reader) -> None:
+    """A host, but for one that reads which mount it is to fence, or if the file says otherwise."""
+    unmount = reader.path.parent / "unmount"
+    unmount.write_text('#!/bin/sh\numount_rid "$SCOUTFS_FENCED_REQ_RID"\n')
+    unmount.chmod(0o755)
+    assert reader.read(RUN).fences_host
+    assert not reader.read(f"SCOUTFS_FENCED_RUN={unmount}\n").fences_host
+    assert not reader.read(f"{RUN}SCOUTFS_FENCED_RUN_ARGS='-x {unmount}'\n").fences_host
+    fences = "SCOUTFS_FENCED_RUN_FENCES"
+    assert reader.read(f"SCOUTFS_FENCED_RUN={unmount}\n{fences}=host\n").fences_host
+    assert not reader.read(f"{RUN}{fences}=mount\n").fences_host
+    assert reader.refusal(f"{RUN}{fences}=all\n") == (
+        2,
+        f"{fences} must be host or mount, not 'all'",
     )
 
 

@@ -20,7 +20,13 @@ def run(world: World, *arguments: str, typed: str = "", **environment: str) -> t
     """Calls a command; returns exit status, standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-B", AGENT, "--sysfs", world.sysfs, *arguments],
-        env={**os.environ, "RUNTIME_DIRECTORY": str(world.runtime), **environment},
+        env={
+            **os.environ,
+            "SCOUTFS_FENCED_CONFIG_FILE": str(world.configuration),
+            "RUNTIME_DIRECTORY": str(world.runtime),
+            "STATE_DIRECTORY": str(world.state),
+            **environment,
+        },
         input=typed,
         capture_output=True,
         text=True,
@@ -55,7 +61,7 @@ def test_status_shows_each_request_and_what_is_done(world: World) -> None:
     assert 24 <= int(cells[rid(1)][6]) <= 27
     assert f"running {world.folder}/fence-command" in " ".join(cells[rid(1)])
     assert "s so far" in " ".join(cells[rid(1)])
-    assert "waiting for address; 0 s so far" in " ".join(cells[rid(2)])
+    assert f"running {world.folder}/fence-command" in " ".join(cells[rid(2)]), "they share it"
     assert cells[rid(3)][6:] == ["-", "fenced"]
     assert rows[0][0] == rid(3), "the one with the least time left comes first"
 

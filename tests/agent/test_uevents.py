@@ -108,11 +108,13 @@ def serve(world: World, script: str, act: Callable[[Server], Awaitable[None]]) -
         settings = Configuration("", delay=600, command=command, environment=dict(os.environ))
         server = Server(settings, str(world.sysfs))
         await act(server)
-        for served in server.scheduler.requests.values():
-            if served.task is not None:
-                await served.task
+        scheduler = server.scheduler
+        await until(lambda: all(each.state == "done" for each in scheduler.requests.values()))
+        await until(lambda: not scheduler.running())
 
-    asyncio.run(main())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(world.state))
+        asyncio.run(main())
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -152,7 +154,7 @@ def test_change_by_the_agent_itself_does_nothing(world: World) -> None:
     assert result(directory) == "fenced"
 
 
-def test_change_by_others_ends_the_command(world: World) -> None:
+def test_change_by_others_does_not_end_the_command(world: World) -> None:
     directory = world.request()
 
     async def act(server: Server) -> None:
@@ -160,10 +162,12 @@ def test_change_by_others_ends_the_command(world: World) -> None:
         await until(world.recorded)
         (directory / "error").write_text("1\n")
         told(server, message("change"))
-        await until(lambda: server.scheduler.requests[str(directory)].task is None)
+        served = server.scheduler.requests[str(directory)]
+        assert (served.state, server.scheduler.running()) == ("done", 1)
 
-    serve(world, "echo x >>record; sleep 60", act)
+    serve(world, "echo x >>record; sleep 0.3; echo y >>record", act)
     assert result(directory) == "error"
+    assert world.recorded() == ["x", "y"]
 
 
 def answer_as_sysfs(_files: RequestFiles) -> bool:
@@ -171,7 +175,7 @@ def answer_as_sysfs(_files: RequestFiles) -> bool:
     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
-def test_remove_ends_the_command(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_does_not_end_the_command(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = world.request()
 
     async def act(server: Server) -> None:
@@ -181,9 +185,11 @@ def test_remove_ends_the_command(world: World, monkeypatch: pytest.MonkeyPatch) 
         told(server, message("remove"))
         remove(directory)
         monkeypatch.setattr(RequestFiles, "finished", answer_as_sysfs)
-        await until(lambda: server.scheduler.requests[str(directory)].task is None)
+        await until(lambda: server.scheduler.requests[str(directory)].state == "done")
+        assert server.scheduler.running() == 1
 
-    serve(world, "echo x >>record; sleep 60", act)
+    serve(world, "echo x >>record; sleep 0.3; echo y >>record", act)
+    assert world.recorded() == ["x", "y"]
 
 
 def test_remove_of_an_earlier_one_ends_nothing(world: World) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from scoutfs_fenced import log
 from scoutfs_fenced.request import (
+    DEFAULT_LEADER_TIMEOUT,
     GONE,
     Request,
     RequestFiles,
@@ -64,7 +65,7 @@ def _choose(sysfs: str, rid: str, mount: str | None) -> Request:
     for directory, _inode in find_requests(sysfs):
         if os.path.basename(directory) == rid:
             with suppress(OSError, ValueError):
-                found.append(read_request(directory, sysfs)[0])
+                found.append(read_request(directory, sysfs, DEFAULT_LEADER_TIMEOUT)[0])
     if mount is not None:
         found = [request for request in found if request.mount == mount]
     if not found:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Callable, TypeVar
 
 from scoutfs_fenced import process
 from scoutfs_fenced.hosts import Hosts, HostsError, read_hosts
+from scoutfs_fenced.request import DEFAULT_LEADER_TIMEOUT
 
 Default = TypeVar("Default")
 
@@ -30,12 +31,27 @@ PATH_VARIABLE = "SCOUTFS_FENCED_CONFIG_FILE"
 # How long the shell may take.
 SECONDS_TO_READ = 10.0
 
+# What a pause is bounded to: none at all would leave no time for anything else.
+SHORTEST_PAUSE = 0.05
+LONGEST_PAUSE = 10 * 86400.0
+
+# The numbers of sleep(1), and its units.
+SPAN = re.compile(
+    r"[+]?(0x[0-9a-f.]+(p[+-]?[0-9]+)?|[0-9.]+(e[+-]?[0-9]+)?|inf|infinity)", re.IGNORECASE
+)
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+# How much of a command is read to see what it fences.
+LONGEST_SCRIPT = 1 << 20
+
 VARIABLES = (
     "SCOUTFS_FENCED_DELAY",
     "SCOUTFS_FENCED_RUN",
+    "SCOUTFS_FENCED_RUN_FENCES",
     "SCOUTFS_FENCED_HOSTS",
     "SCOUTFS_FENCED_PARALLEL",
     "SCOUTFS_FENCED_LIMIT",
+    "SCOUTFS_FENCED_LEADER_TIMEOUT",
     "SCOUTFS_FENCED_RETRIES",
     "SCOUTFS_FENCED_RETRY_PAUSE",
     "SCOUTFS_FENCED_STOP_TIMEOUT",
@@ -77,15 +93,19 @@ class Configuration:
 
     # The file that it was read from.
     path: str
-    # Seconds between two looks at sysfs.
+    # Seconds between two scans of sysfs.
     delay: float = 2
+    # Seconds after which scoutfs gives up a request for the host of a former leader.
+    leader_timeout: float = DEFAULT_LEADER_TIMEOUT
     # The hosts that are fenced by devices.
     hosts: Hosts = field(default_factory=Hosts, repr=False)
     # The fence command for all others, and its arguments; nothing where there is none.
     command: tuple[str, ...] = ()
+    # Whether its success is one for every mount of the host, and not for the one that it was given.
+    fences_host: bool = True
     # How many commands may run at a time.
     parallel: int = 32
-    # Seconds that a command may take; by default what the kernel leaves.
+    # Seconds that an attempt may take; by default as long as the kernel waits.
     limit: float | None = None
     # How often a failed command is tried again; by default while there is time.
     retries: int | None = None
@@ -124,11 +144,19 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
     arguments, exported = rest[: int(count)], rest[int(count) :]
     values = _Values(path, text, given)
     hosts = values.hosts("SCOUTFS_FENCED_HOSTS")
+    command = values.command("SCOUTFS_FENCED_RUN", arguments, needed=not list(hosts))
     return Configuration(
         path=path,
-        delay=values.number("SCOUTFS_FENCED_DELAY", 2.0),
+        delay=values.pause("SCOUTFS_FENCED_DELAY", 2.0),
+        leader_timeout=values.number("SCOUTFS_FENCED_LEADER_TIMEOUT", DEFAULT_LEADER_TIMEOUT),
         hosts=hosts,
-        command=values.command("SCOUTFS_FENCED_RUN", arguments, needed=not list(hosts)),
+        command=command,
+        fences_host=values.choice(
+            "SCOUTFS_FENCED_RUN_FENCES",
+            ("host", "mount"),
+            "mount" if _names_rid(command) else "host",
+        )
+        == "host",
         parallel=values.count("SCOUTFS_FENCED_PARALLEL", 32, least=1),
         limit=values.number("SCOUTFS_FENCED_LIMIT", None),
         retries=values.count("SCOUTFS_FENCED_RETRIES", None),
@@ -176,6 +204,33 @@ def _refusal(path: str, said: list[str], ending: str) -> ConfigurationError:
     return ConfigurationError(path, None, f"the shell cannot read it, {ending}{more}")
 
 
+def _span(text: str) -> float:
+    """The seconds of one of sleep's spans; raises ValueError."""
+    hexadecimal = "x" in text.lower()
+    # At the end of a hexadecimal number, d is a digit.
+    unit = None if hexadecimal and text[-1:] == "d" else UNITS.get(text[-1:])
+    number = text[:-1] if unit else text
+    if not SPAN.fullmatch(number):
+        raise ValueError(text)
+    value = float.fromhex(number) if hexadecimal else float(number)
+    return value * (unit or 1)
+
+
+def _names_rid(command: Sequence[str]) -> bool:
+    """Whether a command, or a script that is an argument of it, reads which mount is to be fenced.
+
+    Then it may fence that mount alone, as one that unmounts does.
+    """
+    for path in command:
+        try:
+            with open(path, "rb") as file:
+                if b"SCOUTFS_FENCED_REQ_RID" in file.read(LONGEST_SCRIPT):
+                    return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
 class _Values:
     """The values of a file, which are checked as they are taken."""
 
@@ -204,6 +259,30 @@ class _Values:
             kind = "a number of seconds" if zero else "a positive number of seconds"
             raise self.wrong(name, f"must be {kind}, not '{text}'")
         return value
+
+    def pause(self, name: str, default: float) -> float:
+        """A pause as sleep(1) takes it: one or more spans, with or without a unit, added up."""
+        text = self._given.get(name)
+        if text is None:
+            return default
+        try:
+            seconds = sum(map(_span, text.split())) if text.strip() else math.nan
+        except ValueError:
+            seconds = math.nan
+        if math.isnan(seconds):
+            raise self.wrong(
+                name,
+                "must be a number of seconds, or what else sleep takes, as in 0.5 or 1m 30s, "
+                f"not '{text}'",
+            )
+        return min(max(seconds, SHORTEST_PAUSE), LONGEST_PAUSE)
+
+    def choice(self, name: str, choices: Sequence[str], default: str) -> str:
+        """One of some words."""
+        text = self._given.get(name) or default
+        if text not in choices:
+            raise self.wrong(name, f"must be {' or '.join(choices)}, not '{text}'")
+        return text
 
     def count(self, name: str, default: Default, *, least: int = 0) -> int | Default:
         """A whole number."""

@@ -27,15 +27,13 @@ SECONDS_TO_GO = 0.02
 class Discovery:
     """Reports requests to the scheduler as they come, change and go."""
 
-    def __init__(self, sysfs: str, scheduler: Scheduler, delay: Callable[[], float]) -> None:
+    def __init__(self, sysfs: str, scheduler: Scheduler) -> None:
         self._sysfs = sysfs
         self._scheduler = scheduler
-        # Seconds between two scans, asked for before each pause.
-        self._delay = delay
         self._uevents: Uevents | None = None
         self._scan_now = asyncio.Event()
-        # Directories that could not be read; each is logged once.
-        self._unreadable: set[str] = set()
+        # Directories that could not be read, and how often; each is logged once.
+        self._unreadable: dict[str, int] = {}
 
     @property
     def has_uevents(self) -> bool:
@@ -49,7 +47,7 @@ class Discovery:
         except OSError as error:
             log.event(
                 f"uevents cannot be received: {error.strerror}; "
-                f"sysfs is scanned every {self._delay():g} s",
+                f"sysfs is scanned every {self._scheduler.settings.delay:g} s",
                 level=log.WARNING,
             )
         else:
@@ -66,14 +64,16 @@ class Discovery:
             await self.scan()
             scanned()
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._scan_now.wait(), self._delay())
+                await asyncio.wait_for(self._scan_now.wait(), self._scheduler.settings.delay)
 
     async def scan(self) -> None:
         """Looks through sysfs once."""
         present = dict(find_requests(self._sysfs))
         for directory in self._scheduler.directories() - present.keys():
             self._scheduler.remove(directory)
-        self._unreadable &= present.keys()
+        self._unreadable = {
+            path: times for path, times in self._unreadable.items() if path in present
+        }
         new = []
         for directory, inode in present.items():
             if self._scheduler.inode(directory) != inode:
@@ -110,16 +110,17 @@ class Discovery:
     def _read(self, directories: list[str]) -> None:
         """Reads requests that are new, and passes them on together."""
         found: list[tuple[Request, bool]] = []
+        leader_timeout = self._scheduler.settings.leader_timeout
         for directory in directories:
             try:
-                found.append(read_request(directory, self._sysfs))
+                found.append(read_request(directory, self._sysfs, leader_timeout))
             except (OSError, ValueError) as error:
                 self._cannot_read(directory, error)
         self._scheduler.add(found)
 
     def _cannot_read(self, directory: str, error: OSError | ValueError) -> None:
-        if isinstance(error, OSError) and error.errno in GONE:
-            return
-        if directory not in self._unreadable:
-            self._unreadable.add(directory)
+        times = self._unreadable[directory] = self._unreadable.get(directory, 0) + 1
+        # A directory may be incomplete while it is made or removed, but not at two scans.
+        incomplete = isinstance(error, OSError) and error.errno in GONE
+        if times == (2 if incomplete else 1):
             log.event(f"cannot read the request {directory}: {error}", level=log.ERROR)

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How the host of one request is fenced."""
+"""One attempt to fence a host: by its devices if the hosts file has it, else by the command.
+
+What proves that a mount can no longer write:
+  - Devices prove it of every mount that existed when they were asked for their status; levels.py
+    says when that was.
+  - A command proves it, by its exit status 0, of mounts that existed when it began: it may have
+    switched the host off and on again in its first second. It proves it of every mount of the
+    host only if it fences hosts; one that unmounts, or revokes, fences the one mount that it was
+    given. See Configuration.fences_host.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Callable
 
 from scoutfs_fenced import process
 from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.hosts import Host
 from scoutfs_fenced.levels import LevelsError, Proof, fence_host
 from scoutfs_fenced.request import Request
 
@@ -24,63 +36,93 @@ NOT_FOR_COMMANDS = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an attempt."""
-
-    # Whether the mount can surely write no more.
-    fenced: bool
-    # How that is known, or what went wrong: a phrase.
-    how: str
+class AttemptError(Exception):
+    """Why an attempt has not fenced the host, as a phrase."""
 
 
-async def fence(
-    configuration: Configuration,
-    request: Request,
-    limit: float,
+@dataclass
+class Attempt:
+    """One attempt, and what a proof of it is worth."""
+
+    # The request that the command is told of: the most urgent one.
+    request: Request
+    # The host in the hosts file; None if it is fenced by the command.
+    host: Host | None
+    # The addresses, each in its one spelling, whose mounts it fences.
+    addresses: AbstractSet[str]
+    # Whether it fences the host, and not the one mount.
+    fences_host: bool
+    # Mounts that existed when it began, and that it fences: those that were asked for until then,
+    # each with the address that it was asked for with.
+    rids: Mapping[str, str]
+    began: float = field(default_factory=time.monotonic)
+    # What it does now: a phrase.
+    step: str = ""
+    # Set once the host is proven off.
+    proof: Proof | None = None
+
+    def answers(self, request: Request, address: str) -> bool:
+        """Whether its proof is one for this request too, whose address is in its one spelling."""
+        if self.proof is None or address not in self.addresses:
+            return False
+        existed = self.fences_host and request.made_by <= self.proof.at
+        return existed or request.rid in self.rids
+
+
+async def run_attempt(
+    settings: Configuration,
+    attempt: Attempt,
     *,
+    due: float,
+    end: float,
+    proven: Callable[[Proof], None],
     step: Callable[[str], None],
     say: Callable[[str], None],
-) -> Outcome:
-    """Tries once to fence a request's host, for so many seconds.
+) -> None:
+    """Has the host fenced, or raises AttemptError.
 
-    Its devices do it where it has any, else the fence command does. `step` gets each step as it
-    begins, `say` what the commands print. Cancelling this ends them.
+    `proven` is called as soon as it is certain; the attempt may go on then, with switching the host
+    on again. `due` is when the first caller gives up, `end` when the attempt does, in seconds of
+    time.monotonic(). `step` gets each step as it begins, `say` what the commands print. Cancelling
+    this ends the commands, with their second of grace.
     """
-    given = environment(configuration, request)
-    host = configuration.hosts.host(request.address)
-    if host is not None:
-        proofs: list[Proof] = []
-        end = time.monotonic() + limit
+    environment = command_environment(settings, attempt.request)
+    if attempt.host is not None:
         try:
             await fence_host(
-                host,
-                due=end,
+                attempt.host,
+                due=due,
                 end=end,
-                environment=given,
-                proven_off=proofs.append,
+                environment=environment,
+                proven_off=proven,
                 step=step,
                 say=say,
             )
         except LevelsError as error:
-            return Outcome(False, str(error))
-        return Outcome(True, proofs[0].how)
-    if configuration.command:
-        command = configuration.command
-        step(f"running {command[0]}, for up to {limit:.3f} s")
-        ending = await process.run(
-            command, environment=given, limit=limit, say=lambda line: say(f"it says: {line}")
+            raise AttemptError(str(error)) from error
+        if attempt.proof is None:
+            raise AttemptError("the devices have not proven it off")
+        return
+    if not settings.command:
+        raise AttemptError(
+            f"no device is known for {attempt.request.address}; add its host to the hosts file, "
+            "or set SCOUTFS_FENCED_RUN"
         )
-        return Outcome(ending.succeeded, str(ending))
-    return Outcome(
-        False,
-        f"no device is known for {request.address}; add its host to the hosts file, "
-        "or set SCOUTFS_FENCED_RUN",
+    limit = max(0.0, end - time.monotonic())
+    step(f"running {settings.command[0]}, for up to {limit:.3f} s")
+    ending = await process.run(
+        settings.command,
+        environment=environment,
+        limit=limit,
+        say=lambda line: say(f"it says: {line}"),
     )
+    if not ending.succeeded:
+        raise AttemptError(str(ending))
+    proven(Proof(attempt.began, str(ending)))
 
 
-def environment(configuration: Configuration, request: Request) -> dict[str, str]:
-    """What a command is told.
+def command_environment(settings: Configuration, request: Request) -> dict[str, str]:
+    """The environment of a fence command.
 
     SCOUTFS_FENCED_REQ_IP is what `ipv4_addr` says; for a mount with an IPv6 address, of which that
     file says 0.0.0.0, it is that address.
@@ -88,7 +130,7 @@ def environment(configuration: Configuration, request: Request) -> dict[str, str
     return {
         **{
             name: value
-            for name, value in configuration.environment.items()
+            for name, value in settings.environment.items()
             if name not in NOT_FOR_COMMANDS
         },
         "SCOUTFS_FENCED_REQ_RID": request.rid,

@@ -22,7 +22,12 @@ from contextlib import suppress
 from typing import Any
 
 from scoutfs_fenced.instance import folder
-from scoutfs_fenced.request import find_requests, read_outcome, read_request
+from scoutfs_fenced.request import (
+    DEFAULT_LEADER_TIMEOUT,
+    find_requests,
+    read_outcome,
+    read_request,
+)
 
 SECONDS_TO_ANSWER = 10.0
 
@@ -76,7 +81,7 @@ def _requests(sysfs: str, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for directory, _inode in find_requests(sysfs):
         # It may go at any moment.
         with suppress(OSError, ValueError):
-            request, _finished = read_request(directory, sysfs)
+            request, _finished = read_request(directory, sysfs, DEFAULT_LEADER_TIMEOUT)
             now = time.monotonic()
             known = by_directory.get((directory, request.rid), {})
             requests.append(

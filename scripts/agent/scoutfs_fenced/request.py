@@ -13,6 +13,12 @@ from dataclasses import dataclass
 # Where mounts have their requests, below sysfs: scoutfs's own directory, and the module's.
 PARENTS = ("fs/scoutfs", "fs/scoutfs_fence")
 
+# The reason of a request for the host of a former leader: its caller waits less than the kernel.
+LEADER = "quorum_block_leader"
+
+# Seconds that scoutfs waits then, before it steps down and the next leader asks.
+DEFAULT_LEADER_TIMEOUT = 15.0
+
 # How long the kernel waits, where it does not say so: scoutfs with fencing of its own.
 TIMEOUT = "module/scoutfs_fence/parameters/timeout_ms"
 DEFAULT_TIMEOUT_MS = 30000
@@ -36,14 +42,17 @@ class Request:
     address: str
     reason: str
     mount: str
-    # When it may have been made, as time.monotonic() counts: not later than that.
+    # Between when and when it was made, in seconds of time.monotonic().
     made: float
-    # Seconds that the kernel gives it.
+    made_by: float
+    # Seconds after which the caller gives it up.
     timeout: float
+    # Seconds after which the kernel does.
+    kernel_timeout: float
 
     @property
     def deadline(self) -> float:
-        """When the kernel may give it up."""
+        """When the caller may give it up."""
         return self.made + self.timeout
 
     @property
@@ -81,8 +90,11 @@ def _folders(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def read_request(directory: str, sysfs: str) -> tuple[Request, bool]:
-    """A request, and whether it is finished; OSError where its directory is incomplete or gone."""
+def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Request, bool]:
+    """A request, and whether it is finished; OSError where its directory is incomplete or gone.
+
+    `leader_timeout` is how long the caller waits that has the host of a former leader fenced.
+    """
     with ExitStack() as opened:
         top = _open_directory(directory, opened)
 
@@ -93,20 +105,28 @@ def read_request(directory: str, sysfs: str) -> tuple[Request, bool]:
             finally:
                 os.close(file)
 
-        address = value("ipv4_addr")
-        with suppress(FileNotFoundError):
+        # The module shows both, scoutfs one or the other.
+        try:
             address = value("inet_addr")
-        # Whole seconds are told, the rest is not: it may be older by that.
-        age = float(value("elapsed_secs")) + 1
+        except FileNotFoundError:
+            address = value("ipv4_addr")
+        # Whole seconds are told, the rest is not.
+        age = float(value("elapsed_secs"))
+        now = time.monotonic()
+        reason = value("reason")
+        kernel_timeout = _timeout(sysfs)
+        timeout = min(kernel_timeout, leader_timeout) if reason == LEADER else kernel_timeout
         request = Request(
             directory=directory,
             inode=os.fstat(top).st_ino,
             rid=value("rid"),
             address=address,
-            reason=value("reason"),
+            reason=reason,
             mount=os.path.basename(os.path.dirname(os.path.dirname(directory))),
-            made=time.monotonic() - age,
-            timeout=_timeout(sysfs),
+            made=now - age - 1,
+            made_by=now - age,
+            timeout=timeout,
+            kernel_timeout=kernel_timeout,
         )
         return request, value("fenced") == "1" or value("error") == "1"
 

@@ -1,28 +1,69 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Decides which request's host is fenced when, and answers the kernel.
+"""Decides which host is fenced when, and answers the kernel.
 
-Each unfinished request has a task. It waits for a slot, opens the request's files, has the host
-fenced and answers the kernel; if that fails, it pauses and makes another attempt, as long as there
-is time. If a request is removed, or is finished by someone else, its task is cancelled, which ends
-its command.
+All requests for one host share one Fencing, which makes one attempt after another until none of
+them waits any more. Each request is answered by itself: with `fenced` as soon as there is a proof
+for it, with `error` before its caller gives up. An attempt does not end with the requests that it
+was begun for: the next leader asks for the same mount, and its request joins.
 
-Nothing is remembered outside sysfs: an agent that is killed has told the kernel nothing about what
-it was doing, and the next one does it again.
+`fenced` is written in one place, _fenced(), which is called from three:
+
+  1. _proven(): an attempt has proven that the host is off. Attempt.answers() says for which
+     requests: for those whose mount existed at the moment that the proof is about. A mount exists
+     before it is asked for, so a request made by then is one; so is one for a rid that was asked
+     for when the attempt began. A request made later is for a mount that may be the host's next,
+     and needs another attempt. A command that fences one mount answers that mount's rid only.
+     The request's address has to be one that the attempt's host had when the attempt began.
+
+  2. _answer_known(), by a record: this agent, or the one before it, has written down that the rid
+     was proven fenced at this address. No mount gets a rid that was used before.
+
+  3. _answer_known(), by the word of an administrator, who has confirmed it and is named in the log.
+
+  4. _answer_known(), because the mount was one of this host and is no longer: sysfs shows every
+     mount that can write (mounts.py), and shows no such. That the mount was one of this host is
+     known by the agent's own record of mounts, by a loopback address, or by a hosts file that
+     gives its address to a host all of whose addresses are this host's. An address of this host
+     alone is no proof: it may have moved here from a host that still writes.
+
+None of these answers for a mount that this host has now. No device fences an address of this host.
+
+The file that is written to is found by the directory's inode, and opened with it, so that an answer
+never reaches another request than the one that it is meant for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import time
-from collections.abc import KeysView
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Callable, Literal
 
-from scoutfs_fenced import fencing, log, process
+from scoutfs_fenced import events, log
+from scoutfs_fenced.addresses import Address, is_own, own_addresses, parse_address
 from scoutfs_fenced.configuration import Configuration
-from scoutfs_fenced.request import GONE, Request, RequestFiles
-from scoutfs_fenced.slots import Slots
+from scoutfs_fenced.events import Events
+from scoutfs_fenced.fencing import Attempt, AttemptError, run_attempt
+from scoutfs_fenced.hosts import Host
+from scoutfs_fenced.levels import Proof
+from scoutfs_fenced.mounts import Mounts, read_mounts
+from scoutfs_fenced.records import Records
+from scoutfs_fenced.request import GONE, UNKNOWN_ADDRESSES, Request, RequestFiles
+from scoutfs_fenced.slots import Place, Slots, Urgency
+from scoutfs_fenced.statefile import StateError
+from scoutfs_fenced.words import Word, read_words, stamp
+
+# How long commands that were told to end may take to do so, when the agent stops.
+SECONDS_TO_END = 10.0
+
+# What was found out so few seconds ago is known still.
+FRESH = 0.2
+
+# The rid that a fencing by hand has, in place of a mount's.
+NO_RID = "0" * 16
 
 
 @dataclass
@@ -30,62 +71,112 @@ class ServedRequest:
     """A request, and what is done about it."""
 
     request: Request
-    # One of the states that status.py lists, and since when, as time.monotonic() counts.
+    # The address in its one spelling.
+    address: str
+    # When `error` is written, in seconds of time.monotonic().
+    answer_by: float
+    # `waiting`, `pausing` or `done`; while an attempt runs that is for it, see Fencing.attempt.
     state: str = "done"
-    since: float = 0.0
-    # The number of the attempt, from 1 on, its current step, and how the last one ended.
-    attempt: int = 0
-    step: str = ""
+    since: float = field(default_factory=time.monotonic)
+    found: float = field(default_factory=time.monotonic)
+    # How many attempts were begun for it, and how the last one ended.
+    attempts: int = 0
     result: str = ""
-    # Open while a command runs.
-    files: RequestFiles | None = None
-    task: asyncio.Task[None] | None = None
-    # Why the task was cancelled.
-    cancelled: str = ""
+    # No attempt is begun for it before this.
+    not_before: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+    # Where it waits, until it has its answer.
+    fencing: Fencing | None = None
+    # Set by whoever fences a host by hand, and not by the kernel: gets the answer.
+    by_hand: Callable[[bool, str], None] | None = None
 
     def enter(self, state: str) -> None:
         """Notes a new state."""
-        self.state, self.step, self.since = state, "", time.monotonic()
-
-    def begin_step(self, step: str) -> None:
-        """Notes and logs the next step of an attempt."""
-        self.step = step
-        self.log(step if self.attempt == 1 else f"attempt {self.attempt}: {step}")
+        self.state, self.since = state, time.monotonic()
 
     def log(self, message: str, *, level: int = log.INFORMATION, **fields: str) -> None:
         """Logs what has happened to it."""
         log.event(message, level=level, **self.request.fields(), **fields)
 
+    def attempt(self) -> Attempt | None:
+        """The attempt that runs for this request, and perhaps for others."""
+        attempt = self.fencing.attempt if self.fencing else None
+        return attempt if attempt is not None and self.request.rid in attempt.rids else None
+
+    def host_is_busy(self) -> bool:
+        """Whether an attempt runs for the request's host, be it for other requests."""
+        return self.fencing is not None and self.fencing.attempt is not None
+
+    def urgency(self) -> Urgency:
+        """A first attempt comes before another's second."""
+        return (self.attempts, self.answer_by)
+
+
+class Fencing:
+    """One host that is to be fenced: the requests that wait for that, and the attempt that runs."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        # By directory; those that still need an answer.
+        self.pending: dict[str, ServedRequest] = {}
+        self.attempt: Attempt | None = None
+        self.place: Place | None = None
+        self.task: asyncio.Task[None] | None = None
+        # Set when there is something new to decide.
+        self.wake = asyncio.Event()
+
 
 class Scheduler:
     """Serves the requests that discovery finds."""
 
-    def __init__(self, settings: Configuration) -> None:
+    def __init__(
+        self,
+        settings: Configuration,
+        sysfs: str = "/sys",
+        records: Records | None = None,
+        directory: str = "",
+    ) -> None:
         self.settings = settings
         self.stopping = False
         # By directory.
         self.requests: dict[str, ServedRequest] = {}
+        self.events = Events()
+        self._sysfs = sysfs
+        self._records = records
+        # Where words are.
+        self._directory = directory
+        self._fencings: dict[str, Fencing] = {}
         self._slots = Slots(settings.parallel)
-        self._serving: set[asyncio.Task[None]] = set()
+        self._own: set[Address] = set()
+        self._complaints: set[str] = set()
+        self._numbers = itertools.count(1)
+        self._knowledge: Knowledge | None = None
+        self._looked = 0.0
+        # Of the file of words, as it was read last.
+        self._stamp: object = None
 
     def configure(self, settings: Configuration) -> None:
-        """Goes on with another configuration; commands that run are not changed."""
+        """Goes on with another configuration; attempts that run are not changed."""
         self.settings = settings
         self._slots.set_count(settings.parallel)
+        for fencing in list(self._fencings.values()):
+            for served in list(fencing.pending.values()):
+                key = self._key(served)
+                if key != fencing.key:
+                    # The hosts file says now that it is another host.
+                    del fencing.pending[served.request.directory]
+                    self._queue(served)
+            fencing.wake.set()
 
     def running(self) -> int:
-        """How many requests have a command that runs."""
-        return sum(served.files is not None for served in self.requests.values())
-
-    def address_is_busy(self, request: Request) -> bool:
-        """Whether a command runs for the request's address, be it for another request."""
-        return self._slots.address_is_busy(request.address)
+        """How many hosts have an attempt that runs."""
+        return sum(fencing.attempt is not None for fencing in self._fencings.values())
 
     # What discovery reports.
 
-    def directories(self) -> KeysView[str]:
-        """The directories of all requests that are known."""
-        return self.requests.keys()
+    def directories(self) -> set[str]:
+        """The directories of all requests of the kernel that are known."""
+        return {path for path, served in self.requests.items() if served.by_hand is None}
 
     def inode(self, directory: str) -> int | None:
         """The inode of the request that is known by this directory; None if there is none."""
@@ -100,183 +191,533 @@ class Scheduler:
             if before is not None:
                 if before.request.inode == request.inode:
                     continue
-                self._cancel(before, "the request is gone")
-            served = self.requests[request.directory] = ServedRequest(request)
-            served.enter("done")
+                self._withdraw(before, "the request is gone")
+            served = self.requests[request.directory] = self._served(request)
             if not finished:
                 new.append(served)
-        if self.stopping:
+        if not new:
             return
-        for served in sorted(new, key=lambda served: served.request.deadline):
+        knowledge = self._look()
+        for served in sorted(new, key=lambda served: served.answer_by):
+            host = self.settings.hosts.host(served.request.address)
+            names = {"host": host.name} if host else {}
+            self.events.publish(events.REQUEST_BEGUN, **served.request.fields(), **names)
             served.enter("waiting")
-            served.task = asyncio.ensure_future(self._serve(served))
-            self._serving.add(served.task)
-            served.task.add_done_callback(self._serving.discard)
+            if not self._answer_known(served, knowledge):
+                self._queue(served)
 
     def remove(self, directory: str) -> None:
         """Forgets a request that is gone."""
-        self._cancel(self.requests.pop(directory), "the request is gone")
+        self._withdraw(self.requests.pop(directory), "the request is gone")
 
     def recheck_running(self, directory: str) -> None:
-        """Like recheck, but only for a request whose command runs: its files are open already."""
+        """Like recheck, but only for a request that an attempt runs for: there are not many."""
         served = self.requests.get(directory)
-        if served is not None and served.files is not None:
+        if served is not None and served.state != "done" and served.attempt() is not None:
             self.recheck(directory)
 
     def recheck(self, directory: str) -> None:
-        """Cancels what is done for a request that was finished or removed."""
+        """Answers a request no more that was finished by someone else, or removed."""
         served = self.requests.get(directory)
-        if served is None or served.task is None:
-            return
+        if served is not None and served.state != "done":
+            self._is_open(served)
+
+    def reconsider(self) -> None:
+        """Answers what can be answered now by what has become known, as a word that was given."""
+        pending = [served for served in self.requests.values() if served.state != "done"]
+        if pending:
+            knowledge = self._look(fresh=True)
+            for served in pending:
+                self._answer_known(served, knowledge)
+
+    def _served(self, request: Request) -> ServedRequest:
+        left = request.left()
+        # A late one is served until the kernel gives it up, which may be later than is known here.
+        seconds = left if left > request.margin else request.timeout
+        return ServedRequest(request, _spelling(request.address), time.monotonic() + seconds)
+
+    def _is_open(self, served: ServedRequest) -> bool:
+        """Whether a request still waits for an answer; one that does not is left alone."""
+        if served.by_hand is not None:
+            return True
         try:
-            if served.files is not None:
-                finished = served.files.finished()
-            else:
-                with RequestFiles(served.request) as files:
-                    finished = files.finished()
+            with RequestFiles(served.request) as files:
+                finished = files.finished()
         except OSError as error:
             if error.errno in GONE:
-                self._cancel(served, "the request is gone")
-            return
-        if finished:
-            self._cancel(served, "the request was finished by someone else")
-
-    def _cancel(self, served: ServedRequest, why: str) -> None:
-        if served.task is not None:
-            served.cancelled = why
-            served.task.cancel()
-
-    # Serving them.
-
-    async def _serve(self, served: ServedRequest) -> None:
-        try:
-            while not await self._attempt(served):
-                served.enter("pausing")
-                await asyncio.sleep(self.settings.retry_pause)
-                served.enter("waiting")
-        except asyncio.CancelledError:
-            if served.cancelled:
-                served.log(f"nothing more is done, {served.cancelled}", level=log.WARNING)
-        except Exception as error:
-            # It must not end the other requests' tasks, and the next scan begins anew.
-            served.log(f"unexpected: {error!r}", level=log.ERROR)
-            self.requests.pop(served.request.directory, None)
-        served.task = None
-        served.enter("done")
-
-    async def _attempt(self, served: ServedRequest) -> bool:
-        """Makes an attempt; returns whether no other is needed."""
-        request = served.request
-        # A first attempt comes before another's second.
-        async with self._slots.slot(request.address, served.attempt, request.deadline):
-            try:
-                files = RequestFiles(request)
-            except OSError as error:
-                return self._cannot_open(served, error)
-            with files:
-                if files.finished():
-                    served.log("was finished by someone else before it had a slot")
-                    return True
-                served.attempt += 1
-                if served.attempt > 1 and request.left() <= 0:
-                    outcome = fencing.Outcome(False, f"no time is left, after {served.result}")
-                    return self._conclude(served, files, outcome, 0)
-                limit = self._limit(request)
-                served.enter("running")
-                served.files = files
-                try:
-                    outcome = await fencing.fence(
-                        self.settings, request, limit, step=served.begin_step, say=served.log
-                    )
-                finally:
-                    served.files = None
-                return self._conclude(served, files, outcome, time.monotonic() - served.since)
-
-    def _limit(self, request: Request) -> float:
-        """Seconds that an attempt may take."""
-        if self.settings.limit is not None:
-            return self.settings.limit
-        # A late one is attempted until the kernel gives up, which may be later than is known here.
-        left = request.left()
-        return left if left > request.margin else request.timeout
-
-    def _cannot_open(self, served: ServedRequest, error: OSError) -> bool:
-        if error.errno in GONE:
-            served.log("is gone before it had a slot")
+                self._withdraw(served, "the request is gone")
+                return False
             return True
-        served.result = f"its files cannot be opened: {error.strerror}"
-        served.log(served.result, level=log.ERROR)
-        return served.request.left() <= 0
+        if finished:
+            self._withdraw(served, "the request was finished by someone else")
+        return not finished
 
-    def _conclude(
-        self, served: ServedRequest, files: RequestFiles, outcome: fencing.Outcome, seconds: float
-    ) -> bool:
-        """Decides what an attempt's outcome means; returns whether it was the last."""
-        served.result = outcome.how
-        duration = f"{seconds:.3f}"
-        ending = f"{outcome.how} after {duration} s"
-        if not outcome.fenced and self._may_try_again(served):
-            if self.stopping:
-                served.log(f"not fenced, {ending}; left to the next agent", level=log.WARNING)
+    def _withdraw(self, served: ServedRequest, why: str) -> None:
+        """Answers a request no more."""
+        if served.state == "done":
+            return
+        going_on = "; its fencing goes on" if served.attempt() is not None else ""
+        served.log(f"needs no answer any more, {why}{going_on}", level=log.WARNING)
+        served.result = why
+        self._settle(served)
+
+    def _settle(self, served: ServedRequest) -> None:
+        """Nothing more is done for a request."""
+        if served.timer is not None:
+            served.timer.cancel()
+        served.enter("done")
+        fencing, served.fencing = served.fencing, None
+        if fencing is not None:
+            del fencing.pending[served.request.directory]
+            fencing.wake.set()
+        if served.by_hand is not None:
+            del self.requests[served.request.directory]
+
+    # Answers that need no attempt.
+
+    def tick(self) -> None:
+        """To be called every few seconds: notes mounts, and the words of administrators."""
+        before = self._stamp
+        self._look(fresh=True)
+        if self._stamp != before:
+            self.reconsider()
+
+    def _look(self, *, fresh: bool = False) -> Knowledge:
+        """What can be known of requests without fencing anything."""
+        now = time.monotonic()
+        if self._knowledge is not None and now - self._looked < FRESH and not fresh:
+            return self._knowledge
+        try:
+            self._own = own_addresses()
+        except OSError as error:
+            self._complain(f"this host's own addresses cannot be read: {error.strerror}")
+        words: list[Word] = []
+        self._stamp = stamp(self._directory) if self._directory else None
+        if self._stamp is not None:
+            try:
+                words = read_words(self._directory)
+            except StateError as error:
+                self._complain(f"what administrators have acknowledged is not known: {error}")
+        mounts = read_mounts(self._sysfs)
+        if self._records is not None:
+            self._records.add_mounted(mounts.rids)
+        self._looked, self._knowledge = now, Knowledge(mounts, words)
+        return self._knowledge
+
+    def _complain(self, message: str) -> None:
+        """Logs an obstacle, once."""
+        if message not in self._complaints:
+            self._complaints.add(message)
+            log.event(message, level=log.ERROR)
+
+    def _answer_known(self, served: ServedRequest, knowledge: Knowledge) -> bool:
+        """Answers a request by what is known; returns whether it was answered."""
+        request = served.request
+        host = self.settings.hosts.host(request.address)
+        own = self._is_own(request.address, host)
+        if served.by_hand is None and knowledge.mounts.has(request.rid):
+            # Neither a record nor a word can be right, and no device would fence this mount.
+            if host is not None:
+                self._failed(served, "this host has the mount: it cannot fence itself; unmount it")
                 return True
-            pause = self.settings.retry_pause
+            return False
+        if served.by_hand is not None:
+            if own:
+                self._failed(served, f"{request.address} is an address of this host")
+            return own
+        for word in knowledge.words:
+            if word.is_about(request.rid, served.address):
+                self._record(request.rid, served.address, str(word))
+                self._fenced(served, f"acknowledged: {word}")
+                return True
+        known = self._recorded(served, host)
+        if known is not None:
+            self._fenced(served, f"was fenced before: {known}")
+            return True
+        gone = not knowledge.mounts.may_have(request.rid)
+        if gone and self._was_here(request, host):
+            self._record(request.rid, served.address, "it was a mount of this host, and is gone")
+            self._fenced(served, "it was a mount of this host, which has it no longer")
+            return True
+        if not own:
+            return False
+        if not gone:
+            why = "this host may have the mount: it cannot fence itself; see /sys/fs/scoutfs"
+        else:
+            why = (
+                f"{request.address} is an address of this host, and nothing tells that the mount "
+                "was one of this host; if it was, say so with: scoutfs-fenced ack"
+            )
+        if host is None:
+            # A command may know: one that unmounts looks for the mount itself.
+            return False
+        self._failed(served, why)
+        return True
+
+    def _is_own(self, address: str, host: Host | None) -> bool:
+        """Whether this host has the address, or another one of the address's host."""
+        try:
+            addresses = {parse_address(address), *(host.addresses if host else ())}
+        except ValueError:
+            return False
+        return any(is_own(each, self._own) for each in addresses)
+
+    def _was_here(self, request: Request, host: Host | None) -> bool:
+        """Whether the mount was one of this host, for certain."""
+        if self._records is not None and self._records.was_mounted_here(request.rid):
+            return True
+        with suppress(ValueError):
+            if parse_address(request.address).is_loopback:
+                return True
+        return host is not None and all(is_own(each, self._own) for each in host.addresses)
+
+    def _recorded(self, served: ServedRequest, host: Host | None) -> str | None:
+        """How the mount was fenced before, at an address of the same host; None if it was not."""
+        if self._records is None:
+            return None
+        addresses = [served.address, *map(str, host.addresses if host else ())]
+        found = (self._records.fenced(served.request.rid, address) for address in addresses)
+        return next(filter(None, found), None)
+
+    def _record(self, rid: str, address: str, how: str) -> None:
+        if self._records is not None and rid != NO_RID:
+            self._records.add_fenced(rid, address, how)
+
+    # Answering the kernel.
+
+    def _fenced(self, served: ServedRequest, how: str, since: float | None = None) -> None:
+        """Tells the caller that the mount can no longer write. The head of this file says why."""
+        self._answer(served, True, how, since)
+
+    def _failed(self, served: ServedRequest, how: str, since: float | None = None) -> None:
+        """Tells the caller that the mount could not be fenced in time."""
+        self._answer(served, False, how, since)
+
+    def _answer(self, served: ServedRequest, fenced: bool, how: str, since: float | None) -> None:
+        now = time.monotonic()
+        duration = f"{now - (served.found if since is None else since):.3f}"
+        served.result = how
+        ending = f"{how} after {duration} s" if since is not None else how
+        try:
+            if served.by_hand is not None:
+                served.by_hand(fenced, ending)
+            else:
+                with self._open(served) as files:
+                    if files.finished():
+                        raise _AnsweredError("the request was finished by someone else")
+                    files.finish(fenced)
+        except _CannotOpenError as error:
+            # As if no more files could be open. The record, if it is fenced, answers it later.
+            served.log(f"{ending}, but its files cannot be opened: {error}", level=log.ERROR)
+            served.not_before = now + self.settings.retry_pause
+            if now < served.answer_by:
+                return
+        except _AnsweredError as error:
+            served.log(f"{ending}, but {error}", level=log.WARNING, duration=duration)
+        except OSError as error:
+            served.log(f"{ending}, but {_why_lost(error)}", level=log.WARNING, duration=duration)
+        else:
+            outcome = "fenced" if fenced else "failed"
+            if fenced:
+                served.log(f"fenced, {ending}", duration=duration, result=outcome)
+            else:
+                served.log(
+                    f"could not be fenced, {ending}",
+                    level=log.ERROR,
+                    duration=duration,
+                    result=outcome,
+                )
+            self.events.publish(
+                events.REQUEST_FENCED if fenced else events.REQUEST_FAILED,
+                **served.request.fields(),
+                how=how,
+                duration=f"{now - served.found:.3f}",
+            )
+        self._settle(served)
+
+    def _open(self, served: ServedRequest) -> RequestFiles:
+        try:
+            return RequestFiles(served.request)
+        except OSError as error:
+            if error.errno in GONE:
+                raise
+            raise _CannotOpenError(error.strerror) from error
+
+    # Fencing hosts.
+
+    def _key(self, served: ServedRequest) -> str:
+        """What is fenced for a request: a host, by its name or its address."""
+        host = self.settings.hosts.host(served.request.address)
+        if host is not None:
+            return f"host {host.name}"
+        if served.request.address in UNKNOWN_ADDRESSES:
+            return f"rid {served.request.rid}"
+        return f"address {served.address}"
+
+    def _queue(self, served: ServedRequest) -> None:
+        key = self._key(served)
+        fencing = self._fencings.get(key)
+        if fencing is None:
+            fencing = self._fencings[key] = Fencing(key)
+        fencing.pending[served.request.directory] = served
+        served.fencing = fencing
+        if served.timer is None:
+            loop = asyncio.get_running_loop()
+            seconds = max(0.0, served.answer_by - time.monotonic())
+            served.timer = loop.call_later(seconds, self._expire, served)
+        if fencing.task is None:
+            fencing.task = asyncio.ensure_future(self._serve(fencing))
+        elif fencing.place is not None:
+            self._slots.hurry(fencing.place, served.urgency())
+        fencing.wake.set()
+
+    def _expire(self, served: ServedRequest) -> None:
+        """Fails a request whose caller is about to give up; an attempt that runs goes on."""
+        if served.state == "done":
+            return
+        served.timer = None
+        if not self._is_open(served):
+            return
+        attempt = served.attempt()
+        if attempt is not None:
+            why = f"; this goes on: {attempt.step}"
+        else:
+            why = f", after {served.result}" if served.result else ", as no slot was free"
+        self._failed(served, f"no time is left{why}")
+
+    async def _serve(self, fencing: Fencing) -> None:
+        """Makes attempts until no request waits any more."""
+        try:
+            while fencing.pending:
+                fencing.wake.clear()
+                now = time.monotonic()
+                ready = [each for each in fencing.pending.values() if each.not_before <= now]
+                if ready:
+                    await self._wait_and_attempt(fencing, min(each.urgency() for each in ready))
+                    continue
+                until = min(each.not_before for each in fencing.pending.values())
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(fencing.wake.wait(), until - now)
+        except asyncio.CancelledError:
+            for served in fencing.pending.values():
+                served.log("not fenced yet; left to the next agent", level=log.WARNING)
+        except Exception as error:
+            # It must not end the other hosts' tasks; the next scan finds these requests anew.
+            log.event(f"unexpected, for {fencing.key}: {error!r}", level=log.ERROR)
+            for served in list(fencing.pending.values()):
+                self._settle(served)
+                self.requests.pop(served.request.directory, None)
+        finally:
+            fencing.task = None
+            if self._fencings.get(fencing.key) is fencing:
+                del self._fencings[fencing.key]
+
+    async def _wait_and_attempt(self, fencing: Fencing, urgency: Urgency) -> None:
+        fencing.place = self._slots.place(urgency)
+        async with self._slots.slot(fencing.place):
+            fencing.place = None
+            knowledge = self._look()
+            for served in list(fencing.pending.values()):
+                if self._is_open(served):
+                    self._answer_known(served, knowledge)
+            now = time.monotonic()
+            ready = [each for each in fencing.pending.values() if each.not_before <= now]
+            if ready:
+                await self._attempt(fencing, min(ready, key=ServedRequest.urgency))
+
+    async def _attempt(self, fencing: Fencing, first: ServedRequest) -> None:
+        attempt = self._new_attempt(fencing, first)
+        covered = [each for each in fencing.pending.values() if each.request.rid in attempt.rids]
+        for served in covered:
+            served.attempts += 1
+            served.enter("waiting")
+        fencing.attempt = attempt
+        settings = self.settings
+        end = attempt.began + (
+            first.request.kernel_timeout if settings.limit is None else settings.limit
+        )
+
+        def step(text: str) -> None:
+            attempt.step = text
+            first.log(text if first.attempts == 1 else f"attempt {first.attempts}: {text}")
+
+        def proven(proof: Proof) -> None:
+            self._proven(fencing, attempt, proof)
+
+        try:
+            await run_attempt(
+                settings,
+                attempt,
+                due=min(each.answer_by for each in covered),
+                end=end,
+                proven=proven,
+                step=step,
+                say=first.log,
+            )
+        except AttemptError as error:
+            self._not_proven(covered, attempt, str(error))
+        finally:
+            fencing.attempt = None
+
+    def _new_attempt(self, fencing: Fencing, first: ServedRequest) -> Attempt:
+        request = first.request
+        host = self.settings.hosts.host(request.address)
+        if host is not None:
+            addresses = {str(address) for address in host.addresses}
+            fences_host = True
+        else:
+            addresses = {first.address}
+            # A command for this host itself can but unmount.
+            fences_host = (
+                self.settings.fences_host
+                and request.address not in UNKNOWN_ADDRESSES
+                and not self._is_own(request.address, None)
+            )
+        rids = {request.rid: first.address}
+        if fences_host:
+            pending = fencing.pending.values()
+            rids |= {
+                each.request.rid: each.address for each in pending if each.address in addresses
+            }
+        return Attempt(request, host, addresses, fences_host, rids)
+
+    def _proven(self, fencing: Fencing, attempt: Attempt, proof: Proof) -> None:
+        """The host is off, or the mount is gone: all requests are answered that this is true of."""
+        attempt.proof = proof
+        for served in list(fencing.pending.values()):
+            if attempt.answers(served.request, served.address):
+                self._record(served.request.rid, served.address, proof.how)
+                self._fenced(served, proof.how, attempt.began)
+        # Requests that are gone meanwhile: the next leader asks for the same mounts.
+        for rid, address in attempt.rids.items():
+            self._record(rid, address, proof.how)
+
+    def _not_proven(self, covered: list[ServedRequest], attempt: Attempt, why: str) -> None:
+        """An attempt has failed: another one follows, or the request has failed."""
+        now = time.monotonic()
+        duration = f"{now - attempt.began:.3f}"
+        ending = f"{why} after {duration} s"
+        pause, retries = self.settings.retry_pause, self.settings.retries
+        if all(served.state == "done" for served in covered):
+            log.event(
+                f"not fenced, {ending}; no request waits for it",
+                level=log.WARNING,
+                **attempt.request.fields(),
+            )
+        for served in covered:
+            if served.state == "done":
+                continue
+            served.result = why
+            served.enter("pausing")
+            if (retries is not None and served.attempts > retries) or (
+                served.request.left() <= pause
+            ):
+                self._failed(served, why, attempt.began)
+                continue
+            served.not_before = now + pause
             served.log(
                 f"not fenced yet, {ending}; another attempt follows in {pause:g} s",
                 level=log.WARNING,
                 duration=duration,
             )
-            return False
-        try:
-            files.finish(outcome.fenced)
-        except OSError as error:
-            served.log(f"{ending}, but {_why_lost(error)}", level=log.WARNING, duration=duration)
-            return True
-        if outcome.fenced:
-            served.log(f"fenced, {ending}", duration=duration)
-        else:
-            served.log(f"could not be fenced, {ending}", level=log.ERROR, duration=duration)
-        return True
 
-    def _may_try_again(self, served: ServedRequest) -> bool:
-        retries = self.settings.retries
-        if retries is not None and served.attempt > retries:
-            return False
-        return served.request.left() > self.settings.retry_pause
+    # By hand.
+
+    def fence_by_hand(self, name: str, by: str, answer: Callable[[bool, str], None]) -> None:
+        """Has a host of the hosts file fenced, or what the command fences at an address.
+
+        Raises LookupError, with a sentence, if there is no such host. The answer comes later.
+        """
+        host = next((each for each in self.settings.hosts if each.name == name), None)
+        if host is None:
+            try:
+                address = str(parse_address(name))
+            except ValueError:
+                raise LookupError(f"the hosts file has no host {name}") from None
+            if self.settings.hosts.host(address) is None and not self.settings.command:
+                raise LookupError(f"no device is known for {name}, and there is no command")
+        else:
+            address = str(host.addresses[0])
+        now = time.monotonic()
+        request = Request(
+            f"by hand, {next(self._numbers)}",
+            0,
+            NO_RID,
+            address,
+            "administrator",
+            "-",
+            now,
+            now,
+            30.0,
+            30.0,
+        )
+        served = ServedRequest(request, address, now + 28.0, by_hand=answer)
+        served.log(f"is to be fenced by hand, by the word of {by}", level=log.WARNING)
+        self.requests[request.directory] = served
+        served.enter("waiting")
+        if not self._answer_known(served, self._look()):
+            self._queue(served)
 
     # Stopping.
 
     async def stop(self, at_once: asyncio.Future[Literal[True]]) -> None:
-        """Lets commands that run end, but not for ever, nor after `at_once`; starts none."""
+        """Ends when no attempt runs any more, or some time after, or soon after `at_once`.
+
+        Requests are served meanwhile, also new ones: they need not wait for the next agent.
+        """
         self.stopping = True
-        for served in self.requests.values():
-            if served.task is not None and served.files is None:
-                served.task.cancel()
         if self.running():
             log.event(
                 f"waiting up to {self.settings.stop_timeout:g} s for commands that run: "
                 f"{self.running()}"
             )
         end = time.monotonic() + self.settings.stop_timeout
-        while self._serving and not at_once.done() and time.monotonic() < end:
-            waited_for: set[asyncio.Future[Any]] = {*self._serving, at_once}
+        while self.running() and not at_once.done() and time.monotonic() < end:
+            waited_for: set[asyncio.Future[Any]] = {*self._tasks(), at_once}
             await asyncio.wait(
                 waited_for,
-                timeout=end - time.monotonic(),
+                timeout=min(0.05, end - time.monotonic()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-        if self._serving:
+        if self.running():
             log.event(
-                f"killing commands that still run: {self.running()}; "
+                f"ending commands that still run: {self.running()}; "
                 "their requests are left to the next agent",
                 level=log.WARNING,
             )
-        patience = 0.05 if at_once.done() else process.GRACE + process.TO_DIE
-        while self._serving:
-            # Cancelling a task once more ends its command without any grace.
-            for task in self._serving:
-                task.cancel()
-            await asyncio.wait(self._serving, timeout=patience)
-            patience = 0.05
+        tasks = self._tasks()
+        for task in tasks:
+            # Once: cancelling again would take a command's grace away.
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=SECONDS_TO_END)
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {fencing.task for fencing in self._fencings.values() if fencing.task is not None}
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What can be known of requests without fencing anything, at one moment."""
+
+    mounts: Mounts
+    words: list[Word]
+
+
+class _AnsweredError(Exception):
+    """A request has an answer already, as a phrase."""
+
+
+class _CannotOpenError(Exception):
+    """Why a request's files, which are there, cannot be opened."""
+
+
+def _spelling(address: str) -> str:
+    """The one spelling of an address; what is none is left as it is."""
+    try:
+        return str(parse_address(address))
+    except ValueError:
+        return address
 
 
 def _why_lost(error: OSError) -> str:

@@ -15,12 +15,21 @@ from collections.abc import Coroutine
 from scoutfs_fenced import configuration, log
 from scoutfs_fenced.configuration import Configuration, ConfigurationError
 from scoutfs_fenced.discovery import Discovery
+from scoutfs_fenced.history import History
 from scoutfs_fenced.notify import notify, watchdog_pause
+from scoutfs_fenced.records import Records
 from scoutfs_fenced.scheduler import Scheduler
+from scoutfs_fenced.statefile import state_directory
 
 # Open files that each command needs here, and that are needed besides.
 FILES_PER_COMMAND = 8
 OTHER_FILES = 128
+
+# Seconds between two looks at this host's mounts and at what administrators have acknowledged.
+TICK = 2.0
+
+# How long the state directory may take at the end.
+SECONDS_TO_WRITE = 5.0
 
 
 class Server:
@@ -29,8 +38,11 @@ class Server:
     def __init__(self, settings: Configuration, sysfs: str) -> None:
         self.settings = settings
         self.began = time.time()
-        self.scheduler = Scheduler(settings)
-        self.discovery = Discovery(sysfs, self.scheduler, lambda: self.settings.delay)
+        self.records = Records(state_directory())
+        self.history = History(state_directory())
+        self.scheduler = Scheduler(settings, sysfs, self.records, state_directory())
+        self.scheduler.events.subscribe(self.history.add)
+        self.discovery = Discovery(sysfs, self.scheduler)
         self._background: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
@@ -45,6 +57,10 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._ask_to_reload)
         self.discovery.listen()
         self._spawn(self._show_life())
+        self.scheduler.tick()
+        self._spawn(self._keep_ticking())
+        self._spawn(self.records.keep_writing())
+        self._spawn(self.history.keep_writing())
         scanning = self._spawn(self.discovery.run(self._scanned))
         log.event(f"serving fence requests, as {self.settings.path} says")
         notify("READY=1")
@@ -57,6 +73,10 @@ class Server:
         notify("STOPPING=1")
         at_once = asyncio.ensure_future(self._stop_at_once.wait())
         await self.scheduler.stop(at_once)
+        await asyncio.wait(
+            [asyncio.ensure_future(each.write()) for each in (self.records, self.history)],
+            timeout=SECONDS_TO_WRITE,
+        )
         log.event("stopped")
 
     def _scanned(self) -> None:
@@ -85,6 +105,11 @@ class Server:
                 self.scheduler.configure(self.settings)
                 self.discovery.scan_soon()
             notify("READY=1")
+
+    async def _keep_ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self.scheduler.tick()
 
     async def _show_life(self) -> None:
         pause = watchdog_pause()

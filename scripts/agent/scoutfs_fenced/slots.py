@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Slots for commands: so many at a time, one for each address, the most urgent first."""
+"""Slots for attempts: SCOUTFS_FENCED_PARALLEL hosts are fenced at a time, the most urgent first."""
 
 from __future__ import annotations
 
@@ -9,86 +9,67 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from scoutfs_fenced.request import UNKNOWN_ADDRESSES
+Urgency = tuple[float, ...]
 
 
 @dataclass(order=True)
-class _Waiting:
-    urgency: tuple[float, ...]
-    address: str = field(compare=False)
+class Place:
+    """A place in the queue for slots; less comes first in urgency."""
+
+    urgency: Urgency
     granted: asyncio.Future[None] = field(compare=False)
 
 
 class Slots:
-    """Grants slots in the order of urgency.
-
-    Nothing waits that could run: a task waits for one of the slots, or for another task that has
-    one for the same address.
-    """
+    """Grants slots in the order of urgency."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._taken = 0
-        self._busy: set[str] = set()
         # The most urgent first.
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Place] = []
 
     def set_count(self, count: int) -> None:
-        """Changes how many commands may run at a time."""
+        """Changes how many there are."""
         self._count = count
         self._grant()
 
-    def address_is_busy(self, address: str) -> bool:
-        """Whether a slot is taken for the address."""
-        return address in self._busy
+    def place(self, urgency: Urgency) -> Place:
+        """Joins the queue; the place is for one use of slot()."""
+        place = Place(urgency, asyncio.get_running_loop().create_future())
+        bisect.insort(self._waiting, place)
+        self._grant()
+        return place
+
+    def hurry(self, place: Place, urgency: Urgency) -> None:
+        """Moves a place forward, if it still waits and this is more urgent."""
+        if urgency < place.urgency and place in self._waiting:
+            self._waiting = [each for each in self._waiting if each is not place]
+            place.urgency = urgency
+            bisect.insort(self._waiting, place)
 
     @asynccontextmanager
-    async def slot(self, address: str, *urgency: float) -> AsyncIterator[None]:
-        """Waits for a slot, and holds it in the context; less comes first in urgency."""
-        await self._acquire(address, urgency)
+    async def slot(self, place: Place) -> AsyncIterator[None]:
+        """Waits for a slot, and holds it in the context."""
+        try:
+            await place.granted
+        except asyncio.CancelledError:
+            # If it was not granted yet, _grant() finds it cancelled.
+            if not place.granted.cancelled():
+                self._release()
+            raise
         try:
             yield
         finally:
-            self._release(address)
+            self._release()
 
-    async def _acquire(self, address: str, urgency: tuple[float, ...]) -> None:
-        if self._is_free(address):
-            self._occupy(address)
-            return
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        bisect.insort(self._waiting, _Waiting(urgency, address, granted))
-        try:
-            await granted
-        except asyncio.CancelledError:
-            # If it was not granted yet, _grant() finds it cancelled.
-            if not granted.cancelled():
-                self._release(address)
-            raise
-
-    def _is_free(self, address: str) -> bool:
-        return self._taken < self._count and address not in self._busy
-
-    def _occupy(self, address: str) -> None:
-        self._taken += 1
-        if address not in UNKNOWN_ADDRESSES:
-            self._busy.add(address)
-
-    def _release(self, address: str) -> None:
+    def _release(self) -> None:
         self._taken -= 1
-        self._busy.discard(address)
         self._grant()
 
     def _grant(self) -> None:
-        kept = []
-        for number, waiting in enumerate(self._waiting):
-            if self._taken >= self._count:
-                kept += self._waiting[number:]
-                break
-            if waiting.granted.cancelled():
-                continue
-            if self._is_free(waiting.address):
-                self._occupy(waiting.address)
-                waiting.granted.set_result(None)
-            else:
-                kept.append(waiting)
-        self._waiting = kept
+        while self._waiting and self._taken < self._count:
+            place = self._waiting.pop(0)
+            if not place.granted.cancelled():
+                self._taken += 1
+                place.granted.set_result(None)

@@ -12,7 +12,7 @@ A connection gets one JSON object and is closed. Its members:
     directory, rid, address, reason, mount    as in sysfs
     age          seconds since it was made; the kernel tells whole seconds, so it may be less
     left         seconds until the kernel gives it up, less than 0 where it is late
-    state        waiting-for-address, waiting-for-slot, running, pausing or done
+    state        waiting-for-host, waiting-for-slot, running, pausing or done
     doing        its current step while it is running, else empty
     for          seconds since it is in this state
     attempt      which attempt this is, from 1 on; 0 where none has begun
@@ -61,29 +61,27 @@ def snapshot(server: Server) -> dict[str, Any]:
         "events": server.discovery.has_uevents,
         "stopping": server.scheduler.stopping,
         "requests": [
-            _of_request(server, served, now)
+            _of_request(served, now)
             for served in sorted(requests, key=lambda served: served.request.deadline)
         ],
     }
 
 
-def _of_request(server: Server, served: ServedRequest, now: float) -> dict[str, Any]:
+def _of_request(served: ServedRequest, now: float) -> dict[str, Any]:
     request = served.request
-    state = served.state
-    if state == "waiting":
-        state = (
-            "waiting-for-address"
-            if server.scheduler.address_is_busy(request)
-            else "waiting-for-slot"
-        )
+    state, attempt = served.state, served.attempt()
+    if attempt is not None:
+        state = "running"
+    elif state == "waiting":
+        state = "waiting-for-host" if served.host_is_busy() else "waiting-for-slot"
     return {
         "directory": request.directory,
         **request.fields(),
         "age": round(now - request.made, 3),
         "left": round(request.deadline - now, 3),
         "state": state,
-        "doing": served.step,
+        "doing": attempt.step if attempt else "",
         "for": round(now - served.since, 3),
-        "attempt": served.attempt,
+        "attempt": served.attempts,
         "result": served.result,
     }

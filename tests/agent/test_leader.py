@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Requests for a former leader's host: scoutfs gives these up after 15 s, and asks again."""
+
+from __future__ import annotations
+
+import time
+
+from support import World, remove, result, rid, until, until_result
+
+LEADER = "quorum_block_leader"
+
+
+def test_error_is_written_before_the_leader_gives_up(world: World) -> None:
+    leader = world.request(reason=LEADER)
+    other = world.request(rid(2), address="10.0.0.2")
+    world.agent("exec sleep 60", leader_timeout=3)
+    began = time.monotonic()
+    until_result(leader, "error")
+    assert time.monotonic() - began < 3
+    assert result(other) == ""
+
+
+def test_a_slow_command_ends_for_the_next_leader(world: World) -> None:
+    """It takes longer than one leader waits, and not longer than two."""
+    directory = world.request(reason=LEADER)
+    agent = world.agent("echo x >>record; sleep 2.5; exit 0", leader_timeout=3)
+    began = time.monotonic()
+    until_result(directory, "error")
+    agent.says("no time is left; this goes on: running")
+    remove(directory)
+    again = world.request(mount="scoutfs/another", reason=LEADER)
+    until_result(again, "fenced")
+    assert 2.4 < time.monotonic() - began < 5
+    assert world.recorded() == ["x"]
+
+
+def test_the_timeout_of_a_leader_is_15_s(world: World) -> None:
+    world.request(reason=LEADER)
+    world.request(rid(2), address="10.0.0.2")
+    world.agent("exec sleep 60")
+    until(lambda: len(world.status()["requests"]) == 2, "both are known")
+    leader, other = world.status()["requests"]
+    assert 12 < leader["left"] < 15 < other["left"]
+
+
+def test_the_kernels_own_timeout_may_be_shorter(world: World) -> None:
+    world.timeout(4)
+    directory = world.request(reason=LEADER)
+    world.agent("exec sleep 60", leader_timeout=60)
+    until_result(directory, "error", 4)
