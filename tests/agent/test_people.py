@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scoutfs_fenced import log
+from fake import Fake
+from scoutfs_fenced import log, words
 from support import AGENT, RID, World, remove, result, rid, until, until_result
 
 
@@ -144,7 +148,7 @@ def test_ack_of_anything_else_says_nothing(world: World, typed: str) -> None:
     directory = world.request(address="10.0.0.1")
     status, _, error = run(world, "ack", RID, typed=typed)
     assert status == 1
-    assert "nothing was said to the kernel" in error
+    assert "nothing was done" in error
     assert result(directory) == ""
 
 
@@ -240,3 +244,192 @@ def test_a_wrong_configuration_has_an_exit_status_of_its_own(world: World) -> No
     agent = world.begin()
     assert agent.wait() == 78
     assert "line 1" in agent.log()
+
+
+# Words that hold for a while.
+
+
+def test_a_word_about_a_host_answers_what_comes(world: World) -> None:
+    """It is given before there is a request, and by the host's name."""
+    hosts = world.folder / "hosts"
+    fake = Fake(world.folder / "device")
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\nagent = {fake.agent}\n")
+    world.configure("echo $SCOUTFS_FENCED_REQ_IP >>record", hosts=hosts)
+    status, output, error = run(world, "ack", "--host", "node1", "--for", "15m", typed="node1\n")
+    assert (status, error) == (0, "")
+    assert "10.0.0.11, fd00::11" in output
+    assert re.search(r"is off until +\d\d:\d\d:\d\d on ", output)
+    assert "--host node1 --withdraw" in output
+    agent = world.begin().says("serving")
+    until_result(world.request(rid(1), address="10.0.0.11"), "fenced", 5)
+    until_result(world.request(rid(2), address="0.0.0.0", inet="FD00::11"), "fenced", 5)
+    until_result(world.request(rid(3), address="10.0.0.12"), "fenced", 5)
+    assert world.recorded() == ["10.0.0.12"], "it is about one host"
+    assert fake.actions() == []
+    agent.says(rf"rid {rid(1)} .*: fenced, acknowledged: host node1, by the word of .*, until ")
+
+
+def test_a_word_given_late_answers_the_request_that_waits(world: World) -> None:
+    directory = world.request(address="10.0.0.11")
+    world.agent("sleep 60").says("running")
+    assert run(world, "ack", "--host", "10.0.0.11", typed="10.0.0.11\n")[0] == 0
+    until_result(directory, "fenced", 6)
+
+
+def test_a_word_about_a_rid_answers_it_when_it_comes(world: World) -> None:
+    assert run(world, "ack", "--for", "1h", "C0FFEE00000001", typed=f"{RID}\n")[0] == 0
+    world.agent("echo x >>record")
+    until_result(world.request(), "fenced", 5)
+    assert world.recorded() == []
+    until_result(world.request(rid(2)), "fenced", 5)
+    assert world.recorded() == ["x"], "it is about one mount"
+
+
+def test_a_word_may_follow_a_request_that_has_failed(world: World) -> None:
+    directory = world.request(address="10.0.0.1")
+    (directory / "error").write_text("1\n")
+    assert "--for 15m" in run(world, "ack", RID, typed=f"{RID}\n")[2]
+    assert run(world, "ack", RID, "--for", "15m", typed=f"{RID}\n")[0] == 0
+    assert result(directory) == "error"
+    remove(directory)
+    again = world.request(address="10.0.0.1", mount="scoutfs/another")
+    world.agent("echo x >>record")
+    until_result(again, "fenced", 5)
+    assert world.recorded() == []
+
+
+def test_a_word_can_be_taken_back(world: World) -> None:
+    assert run(world, "ack", "--host", "10.0.0.11", typed="10.0.0.11\n")[0] == 0
+    assert "acknowledged: host 10.0.0.11, by " in run(world, "status")[1]
+    assert len(json.loads(run(world, "status", "--json")[1])["acknowledgements"]) == 1
+    status, output, _ = run(world, "ack", "--host", "10.0.0.11", "--withdraw")
+    assert (status, "taken back by " in output) == (0, True)
+    assert "acknowledged" not in run(world, "status")[1]
+    world.agent("echo x >>record")
+    until_result(world.request(address="10.0.0.11"), "fenced")
+    assert world.recorded() == ["x"]
+    status, _, error = run(world, "ack", "--host", "10.0.0.11", "--withdraw")
+    assert (status, "nothing that holds" in error) == (1, True)
+
+
+def test_a_word_ends(world: World) -> None:
+    assert run(world, "ack", "--host", "10.0.0.11", "--for", "1", typed="10.0.0.11\n")[0] == 0
+    time.sleep(1.1)
+    world.agent("echo x >>record")
+    until_result(world.request(address="10.0.0.11"), "fenced")
+    assert world.recorded() == ["x"]
+
+
+def test_a_word_of_another_boot_does_not_hold(world: World) -> None:
+    word = words.new_word("host 10.0.0.11", "", ("10.0.0.11",), "someone", 900)
+    words.give_word(str(world.state), word)
+    assert len(words.read_words(str(world.state))) == 1
+    words.give_word(str(world.state), dataclasses.replace(word, boot="another"))
+    assert len(words.read_words(str(world.state))) == 1
+
+
+def test_a_damaged_word_is_none(world: World) -> None:
+    assert run(world, "ack", "--host", "10.0.0.11", typed="10.0.0.11\n")[0] == 0
+    path = world.state / "acknowledgements"
+    path.write_text(path.read_text().replace("10.0.0.11", "10.0.0.12"))
+    agent = world.agent("echo x >>record")
+    until_result(world.request(address="10.0.0.12"), "fenced")
+    assert world.recorded() == ["x"]
+    agent.says("what administrators have acknowledged is not known: .*checksum is wrong")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "says"),
+    [
+        (["--host", "10.0.0.11"], "", "nothing was done"),
+        (["--host", "10.0.0.11"], "yes\n", "nothing was done"),
+        (["--host", "node9"], "node9\n", "the configuration cannot be read"),
+        (["--host", "127.0.0.1"], "127.0.0.1\n", "is this host"),
+        (["--host", "10.0.0.11", "--for", "soon"], "", "--for is a span"),
+        (["--host", "10.0.0.11", "--for", "0"], "", "--for is a span"),
+        (["--host", "10.0.0.11", "--for", "-1"], "", "--for is a span"),
+        (["--host", "10.0.0.11", "--for", "25h"], "", "--for is a span"),
+        (["--host", "10.0.0.11", "--for", "inf"], "", "--for is a span"),
+        (["--host", "10.0.0.11", "12"], "", "say of which mount or host"),
+        ([], "", "say of which mount or host"),
+    ],
+)
+def test_a_word_that_is_refused(world: World, arguments: list[str], typed: str, says: str) -> None:
+    if "-1" in arguments:
+        arguments = [*arguments[:2], "--for=-1"]
+    status, _, error = run(world, "ack", *arguments, typed=typed)
+    assert (status, says in error) == (1, True), error
+    assert not (world.state / "acknowledgements").exists()
+
+
+# Fencing by hand.
+
+
+def test_fence_really_fences_a_host(world: World) -> None:
+    fake = Fake(world.folder / "device")
+    hosts = world.folder / "hosts"
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\n")
+    agent = world.agent("exit 0", hosts=hosts)
+    status, output, error = run(world, "fence", "node1", typed="node1\n")
+    assert (status, error) == (0, "")
+    assert fake.actions() == ["off", "status"]
+    assert "fenced: proven off at node1 level 1" in output
+    agent.says("is to be fenced by hand, by the word of ")
+    assert world.status()["requests"] == []
+    # It is no answer for a mount that is asked for later.
+    until_result(world.request(address="10.0.0.11"), "fenced")
+    assert fake.actions() == ["off", "status"] * 2
+
+
+def test_fence_tells_of_a_failure(world: World) -> None:
+    world.agent("exit 3", retries=0)
+    status, output, _ = run(world, "fence", "10.0.0.12", typed="10.0.0.12\n")
+    assert (status, "NOT fenced: exit status 3" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "typed", "says"),
+    [
+        ("10.0.0.12", "y\n", "nothing was done"),
+        ("node7", "node7\n", "the hosts file has no host of that name"),
+        ("127.0.0.1", "127.0.0.1\n", "NOT fenced: 127.0.0.1 is an address of this host"),
+    ],
+)
+def test_fence_refuses(world: World, host: str, typed: str, says: str) -> None:
+    world.agent("echo x >>record")
+    status, output, error = run(world, "fence", host, typed=typed)
+    assert (status, says in output + error) == (1, True), output + error
+    assert world.recorded() == []
+
+
+def test_fence_needs_an_agent(world: World) -> None:
+    status, _, error = run(world, "fence", "10.0.0.12", typed="10.0.0.12\n")
+    assert (status, "no agent is running" in error) == (1, True)
+
+
+# The history.
+
+
+def test_history_shows_what_has_happened(world: World) -> None:
+    until_result_of = world.request(rid(1), address="10.0.0.1")
+    failing = world.request(rid(2), address="10.0.0.2")
+    agent = world.agent("test $SCOUTFS_FENCED_REQ_IP = 10.0.0.1", retries=0)
+    until_result(until_result_of, "fenced")
+    until_result(failing, "error")
+    agent.stop()
+    status, output, error = run(world, "history")
+    assert (status, error) == (0, "")
+    assert [line.split()[2] for line in output.splitlines()[1:]].count("request-begun") == 2
+    assert re.search(rf"request-fenced +{rid(1)} +10.0.0.1 .*exit status 0", output)
+    assert re.search(rf"request-failed +{rid(2)} +10.0.0.2 .*exit status 1", output)
+    entries = json.loads(run(world, "history", "--json")[1])
+    assert [entry["event"] for entry in entries].count("request-begun") == 2
+    world.begin().says("serving")
+    until_result(world.request(rid(3), address="10.0.0.1"), "fenced")
+    until(lambda: rid(3) in run(world, "history")[1], "the next agent goes on with it")
+    assert rid(1) in run(world, "history")[1]
+
+
+def test_history_before_there_is_one(world: World) -> None:
+    status, output, _ = run(world, "history")
+    assert (status, len(output.splitlines())) == (0, 1)

@@ -113,6 +113,11 @@ class Agent:
         if status is not None:
             raise CaseFailed(f"the agent ended ({status}): {self.output.read_text()}")
 
+    def terminate(self) -> None:
+        """Has it stop, and does not wait for that."""
+        assert self._process
+        self._process.terminate()
+
     def kill(self) -> None:
         """Ends it without a warning."""
         assert self._process

@@ -1,51 +1,75 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`scoutfs-fenced ack RID`: an administrator's own word that a host is off.
+"""`scoutfs-fenced ack`: an administrator's own word that a host is off, or a mount fenced.
 
-The request's files are opened before the administrator is asked, so that the word never reaches a
-later request for the same rid. The log tells who gave it.
+`ack RID` answers a request that is pending. The request's files are opened before the administrator
+is asked, so that the word never reaches a later request for the same rid.
+
+`ack RID --for 15m` and `ack --host HOST` leave a word with the agent (words.py): it answers the
+requests that come as long as the word holds, on this host. They may be given before there is a
+request, after it has failed, and on a host that does not lead yet.
+
+The log tells who gave a word, and who took it back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-import pwd
 import re
 import sys
-import syslog
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 
-from scoutfs_fenced import log
+from scoutfs_fenced import configuration
+from scoutfs_fenced.addresses import is_own, own_addresses, parse_address
+from scoutfs_fenced.configuration import ConfigurationError, parse_span
+from scoutfs_fenced.people import Refused, confirm, log_and_print, who
 from scoutfs_fenced.request import (
     DEFAULT_LEADER_TIMEOUT,
     GONE,
+    UNKNOWN_ADDRESSES,
     Request,
     RequestFiles,
     find_requests,
     read_outcome,
     read_request,
 )
-
-# What the kernel says where nobody has logged in.
-NO_LOGIN = 0xFFFFFFFF
+from scoutfs_fenced.statefile import StateError, state_directory
+from scoutfs_fenced.words import give_word, new_word, withdraw_words
 
 WARNING = """\
 If this host is not off, or if it comes back and writes, the filesystem is damaged beyond repair.
 Say so only if you have seen for yourself that it is off.
 """
 
+# How long a word about a host holds, and the longest that one may.
+DEFAULT_SECONDS = 15 * 60.0
+LONGEST_SECONDS = 86400.0
 
-class Refused(Exception):
-    """Why a word cannot be passed on, as a sentence."""
 
-
-def acknowledge(sysfs: str, rid: str, mount: str | None) -> int:
+def acknowledge(
+    sysfs: str,
+    *,
+    rid: str | None,
+    host: str | None,
+    mount: str | None,
+    span: str | None,
+    withdraw: bool,
+) -> int:
     """Asks, and passes the answer on; returns the exit status."""
     try:
-        request = _choose(sysfs, _parse(rid), mount)
-        with _open(request) as files:
-            _confirm(request)
-            _finish(request, files)
+        if (rid is None) == (host is None):
+            raise Refused("say of which mount or host: ack RID, or ack --host HOST")
+        if rid is not None:
+            rid = _parse(rid)
+        if withdraw:
+            _withdraw(f"host {host}" if host is not None else f"rid {rid}")
+        elif host is not None:
+            _acknowledge_host(host, _seconds(span or f"{DEFAULT_SECONDS:g}"))
+        elif rid is not None:
+            _acknowledge_rid(sysfs, rid, mount, _seconds(span) if span else None)
     except Refused as error:
         print(f"scoutfs-fenced: {error}", file=sys.stderr)
         return 1
@@ -59,18 +83,131 @@ def _parse(rid: str) -> str:
     return f"{int(rid, 16):016x}"
 
 
-def _choose(sysfs: str, rid: str, mount: str | None) -> Request:
-    """The request that is meant."""
+def _seconds(span: str) -> float:
+    try:
+        seconds = sum(map(parse_span, span.split())) if span.strip() else 0
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise Refused(f"--for is a span of up to 24h, as in 15m or 1h 30m, not '{span}'")
+    return seconds
+
+
+# A word that holds for some time.
+
+
+def _acknowledge_host(host: str, seconds: float) -> None:
+    addresses = resolve_host(host)
+    own = own_addresses()
+    if any(is_own(parse_address(address), own) for address in addresses):
+        raise Refused(f"{host} is this host, which is not off")
+    until = _until(seconds)
+    print(f"The host         {host}")
+    print(f"at the addresses {', '.join(addresses)}")
+    print(f"is off until     {until}, and does not come back before.")
+    print("Until then, every request for one of its mounts is answered on this host with: fenced.")
+    print(f"\n{WARNING}")
+    confirm("If it is off", host)
+    _give(f"host {host}", "", addresses, seconds)
+
+
+def resolve_host(host: str) -> list[str]:
+    """The addresses of a host of the hosts file, or the address that was given. Raises Refused."""
+    with suppress(ValueError):
+        return [str(parse_address(host))]
+    try:
+        settings = asyncio.run(configuration.read(configuration.chosen_path(), lambda _line: None))
+    except ConfigurationError as error:
+        raise Refused(f"{host} is not an address, and {error}") from error
+    for each in settings.hosts:
+        if each.name == host:
+            return [str(address) for address in each.addresses]
+    raise Refused(f"{host} is not an address, and the hosts file has no host of that name")
+
+
+def _give(subject: str, rid: str, addresses: Sequence[str], seconds: float) -> None:
+    word = new_word(subject, rid, addresses, who(), seconds)
+    try:
+        give_word(state_directory(), word)
+    except (StateError, OSError) as error:
+        raise Refused(f"the agent was told nothing: {_why_not_kept(error)}") from error
+    log_and_print(f"{word}, requests are answered with fenced", {"acknowledged_by": word.by})
+    print(f"To take it back: scoutfs-fenced ack {_option(subject)} --withdraw")
+
+
+def _withdraw(subject: str) -> None:
+    try:
+        taken = withdraw_words(state_directory(), subject)
+    except (StateError, OSError) as error:
+        raise Refused(f"nothing was taken back: {_why_not_kept(error)}") from error
+    if not taken:
+        raise Refused(f"nothing that holds was said about {subject}")
+    for word in taken:
+        log_and_print(f"{word}: taken back by {who()}", {"acknowledged_by": word.by})
+
+
+def _option(subject: str) -> str:
+    kind, _, name = subject.partition(" ")
+    return f"--host {name}" if kind == "host" else name
+
+
+def _until(seconds: float) -> str:
+    return time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(time.time() + seconds))
+
+
+def _why_not_kept(error: StateError | OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "only root can; run this as root"
+    return f"{error}"
+
+
+# A request that is pending.
+
+
+def _acknowledge_rid(sysfs: str, rid: str, mount: str | None, seconds: float | None) -> None:
+    found = _find(sysfs, rid, mount)
+    pending = [each for each in found if read_outcome_or_gone(each) == "pending"]
+    if seconds is not None and not pending:
+        print(f"The mount with the rid {rid}")
+        print(f"is fenced. Until {_until(seconds)}, requests for it are answered on this host so.")
+        print(f"\n{WARNING}")
+        confirm("If its host is off", rid)
+        _give(f"rid {rid}", rid, (), seconds)
+        return
+    request = _choose(found, rid, mount)
+    with _open(request) as files:
+        _confirm(request)
+        _finish(request, files)
+    if seconds is not None:
+        _give(f"rid {rid}", rid, (), seconds)
+
+
+def read_outcome_or_gone(request: Request) -> str:
+    """What has become of a request: pending, fenced, failed or gone."""
+    try:
+        return read_outcome(request.directory)
+    except OSError:
+        return "gone"
+
+
+def _find(sysfs: str, rid: str, mount: str | None) -> list[Request]:
+    """The requests for a rid."""
     found = []
     for directory, _inode in find_requests(sysfs):
         if os.path.basename(directory) == rid:
             with suppress(OSError, ValueError):
                 found.append(read_request(directory, sysfs, DEFAULT_LEADER_TIMEOUT)[0])
-    if mount is not None:
-        found = [request for request in found if request.mount == mount]
+    return [each for each in found if mount in (None, each.mount)]
+
+
+def _choose(found: list[Request], rid: str, mount: str | None) -> Request:
+    """The request that is meant."""
     if not found:
         where = f" of the mount {mount}" if mount is not None else ""
-        raise Refused(f"there is no request for rid {rid}{where}; see: scoutfs-fenced status")
+        raise Refused(
+            f"there is no request for rid {rid}{where}; see: scoutfs-fenced status. "
+            f"To answer one that comes: scoutfs-fenced ack {rid} --for 15m"
+        )
     if len(found) > 1:
         mounts = ", ".join(sorted(request.mount for request in found))
         raise Refused(f"several mounts ask for rid {rid}; say which with --mount: {mounts}")
@@ -88,39 +225,32 @@ def _open(request: Request) -> RequestFiles:
         raise Refused(_why_lost(error)) from error
     if state != "pending":
         files.__exit__()
-        raise Refused(f"the request for rid {request.rid} has been answered already: {state}")
+        raise Refused(
+            f"the request for rid {request.rid} has been answered already: {state}. "
+            f"To answer the next one: scoutfs-fenced ack {request.rid} --for 15m"
+        )
     return files
 
 
 def _confirm(request: Request) -> None:
-    """Has the address typed, or the rid where there is no address."""
-    wanted = request.address if request.address not in ("", "0.0.0.0", "::") else request.rid
+    """Has the address typed, or the rid if there is no address."""
     print(f"The mount with the rid {request.rid}")
     print(f"at the address         {request.address}")
     print(f"is to be fenced for    {request.reason}")
     print(f"by the leader at       {request.mount}")
     print(f"\n{WARNING}")
-    try:
-        typed = input(f"If it is off, type {wanted}: ").strip()
-    except (EOFError, KeyboardInterrupt):
-        print()
-        typed = ""
-    if typed != wanted:
-        raise Refused("nothing was said to the kernel: that was something else")
+    known = request.address not in UNKNOWN_ADDRESSES
+    confirm("If it is off", request.address if known else request.rid)
 
 
 def _finish(request: Request, files: RequestFiles) -> None:
     """Tells the kernel, and the log."""
-    fields = {**request.fields(), "acknowledged_by": _who()}
+    by = who()
     try:
         files.finish(True)
     except OSError as error:
         raise Refused(f"the kernel was not told that it is fenced: {_why_lost(error)}") from error
-    line = log.line(f"fenced, by the word of {fields['acknowledged_by']}", fields)
-    if not log.to_journal(line, log.WARNING, fields):
-        syslog.openlog(log.IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
-        syslog.syslog(syslog.LOG_WARNING, line)
-    print(line)
+    log_and_print(f"fenced, by the word of {by}", {**request.fields(), "acknowledged_by": by})
 
 
 def _why_lost(error: OSError) -> str:
@@ -129,22 +259,3 @@ def _why_lost(error: OSError) -> str:
     if error.errno == errno.ESTALE:
         return "the request has failed meanwhile"
     return f"{error.strerror}"
-
-
-def _who() -> str:
-    """Who has logged in, be it as somebody else, and what the process runs as."""
-    login = NO_LOGIN
-    with suppress(OSError, ValueError), open("/proc/self/loginuid", encoding="ascii") as file:
-        login = int(file.read())
-    if login == NO_LOGIN:
-        sudo = os.environ.get("SUDO_UID", "")
-        login = int(sudo) if sudo.isdigit() else os.getuid()
-    runs_as = f", as {_name(os.getuid())}" if login != os.getuid() else ""
-    return f"{_name(login)}{runs_as}"
-
-
-def _name(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"

@@ -204,7 +204,7 @@ def _refusal(path: str, said: list[str], ending: str) -> ConfigurationError:
     return ConfigurationError(path, None, f"the shell cannot read it, {ending}{more}")
 
 
-def _span(text: str) -> float:
+def parse_span(text: str) -> float:
     """The seconds of one of sleep's spans; raises ValueError."""
     hexadecimal = "x" in text.lower()
     # At the end of a hexadecimal number, d is a digit.
@@ -266,7 +266,7 @@ class _Values:
         if text is None:
             return default
         try:
-            seconds = sum(map(_span, text.split())) if text.strip() else math.nan
+            seconds = sum(map(parse_span, text.split())) if text.strip() else math.nan
         except ValueError:
             seconds = math.nan
         if math.isnan(seconds):

@@ -15,7 +15,15 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   device         calls a fence agent
   hosts          the hosts file: which devices fence which host
   process        one command, run to its end or to its limit
+  mounts         which scoutfs mounts this host has
+  addresses      which addresses this host has
+  records        which rids are fenced, and which were mounted here
+  words          what administrators have acknowledged
+  statefile      how these are kept
+  events         what the agent reports to its own parts
+  history        keeps these events, and shows them
   status         the socket that tells what the agent does
+  control        the socket for commands that the agent carries out
   instance       the runtime folder, and the single-instance lock
   log, notify    the log, and messages to systemd
 
@@ -23,7 +31,9 @@ The commands, which are read only where they are given, because most starts are 
 
   report         shows the requests, and what is done about them
   check          tests the configuration and the fence devices
-  acknowledge    passes on an administrator's own word
+  acknowledge    takes an administrator's own word that a host is off
+  fence          has the agent fence a host, as a test
+  people         who gives a command, and whether they mean it
 """
 
 from __future__ import annotations
@@ -35,6 +45,7 @@ import sys
 
 from scoutfs_fenced import configuration, log, version
 from scoutfs_fenced.configuration import ConfigurationError
+from scoutfs_fenced.control import serve_control
 from scoutfs_fenced.instance import InstanceError, acquire_instance_lock, folder
 from scoutfs_fenced.server import Server
 from scoutfs_fenced.status import serve_status
@@ -53,7 +64,22 @@ def main() -> int:
     if arguments.command == "ack":
         from scoutfs_fenced.acknowledge import acknowledge
 
-        return acknowledge(arguments.sysfs, arguments.rid, arguments.mount)
+        return acknowledge(
+            arguments.sysfs,
+            rid=arguments.rid,
+            host=arguments.host,
+            mount=arguments.mount,
+            span=arguments.span,
+            withdraw=arguments.withdraw,
+        )
+    if arguments.command == "fence":
+        from scoutfs_fenced.fence import fence
+
+        return fence(arguments.host)
+    if arguments.command == "history":
+        from scoutfs_fenced.history import print_history
+
+        return print_history(arguments.json)
     try:
         if arguments.command == "check":
             return asyncio.run(check())
@@ -81,9 +107,21 @@ def _parse() -> argparse.Namespace:
     status = commands.add_parser("status", help="show the requests, and what is done about them")
     status.add_argument("--json", action="store_true", help="as one JSON object")
     commands.add_parser("check", help="test configuration and fence devices; switches nothing off")
-    ack = commands.add_parser("ack", help="say yourself that the host of a request is off")
-    ack.add_argument("--mount", help="whose request, where several mounts ask for the same")
-    ack.add_argument("rid", help="the mount that is to be fenced, as status shows it")
+    ack = commands.add_parser("ack", help="say yourself that a host is off, or a mount fenced")
+    ack.add_argument("--mount", help="whose request, if several mounts ask for the same")
+    ack.add_argument("--host", help="a host of the hosts file, or an address")
+    ack.add_argument(
+        "--for",
+        dest="span",
+        metavar="SPAN",
+        help="how long the word holds for requests that come, as in 15m (for a host: 15m)",
+    )
+    ack.add_argument("--withdraw", action="store_true", help="take back what was said")
+    ack.add_argument("rid", nargs="?", help="the mount that is to be fenced, as status shows it")
+    fence = commands.add_parser("fence", help="really fence a host, as a test; asks first")
+    fence.add_argument("host", help="a host of the hosts file, or an address")
+    history = commands.add_parser("history", help="show what has happened to requests and devices")
+    history.add_argument("--json", action="store_true", help="as a JSON list")
     return parser.parse_args()
 
 
@@ -103,6 +141,7 @@ async def serve(sysfs: str) -> None:
     path = os.path.join(folder(), "status")
     try:
         await serve_status(path, server)
+        await serve_control(os.path.join(folder(), "control"), server.scheduler)
     except OSError as error:
-        log.event(f"nobody can ask for the status at {path}: {error}", level=log.WARNING)
+        log.event(f"no command can reach the agent at {path}: {error}", level=log.WARNING)
     await server.serve()

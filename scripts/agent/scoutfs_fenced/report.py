@@ -5,6 +5,8 @@ The requests and what has become of them are read from sysfs. The agent is asked
 none runs, the requests are still shown. As JSON the report has these members:
 
   agent      null where none runs, else what status.py tells, without the requests
+  acknowledgements   what administrators have said and holds: subject, by, given and until, the
+             latter two in seconds since 1970
   requests   a list, the one with the least time left first, each with
     directory, rid, address, reason, mount, age, left   as status.py tells them
     outcome  pending, fenced or failed
@@ -28,6 +30,8 @@ from scoutfs_fenced.request import (
     read_outcome,
     read_request,
 )
+from scoutfs_fenced.statefile import StateError, state_directory
+from scoutfs_fenced.words import read_words
 
 SECONDS_TO_ANSWER = 10.0
 
@@ -45,14 +49,32 @@ def print_status(sysfs: str, as_json: bool) -> int:
     except NoAnswer as error:
         agent, why = None, str(error)
     requests = _requests(sysfs, agent.pop("requests") if agent else [])
+    words = _words()
     if as_json:
-        print(json.dumps({"agent": agent, "requests": requests}, indent=2))
+        told = {"agent": agent, "requests": requests, "acknowledgements": words}
+        print(json.dumps(told, indent=2))
     else:
         _print_table(requests)
+        for word in words:
+            until = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(word["until"]))
+            print(f"acknowledged: {word['subject']}, by {word['by']}, until {until}")
     if agent is None:
         print(f"scoutfs-fenced: {why}", file=sys.stderr)
         return 1
     return 0
+
+
+def _words() -> list[dict[str, Any]]:
+    """What administrators have acknowledged, as far as it holds."""
+    try:
+        words = read_words(state_directory())
+    except StateError as error:
+        print(f"scoutfs-fenced: {error}", file=sys.stderr)
+        return []
+    return [
+        {"subject": each.subject, "by": each.by, "given": each.given, "until": each.until}
+        for each in words
+    ]
 
 
 def _ask() -> dict[str, Any] | None:

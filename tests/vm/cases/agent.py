@@ -76,7 +76,7 @@ def agent_serves_every_mount_and_new_requests(case: Case) -> None:
         one.started(0xBB, "10.0.0.3")
         equal(one.wait_fenced(20_000), 0)
         equal(one.free(0xBB), 0)
-        # The same rid again is another request.
+        # The same rid at another address is not what was fenced.
         one.started(0xBB, "10.0.0.4")
         equal(one.wait_fenced(20_000), 0)
         calls = it.called_with()
@@ -175,11 +175,11 @@ def agent_serves_one_address_after_another(case: Case) -> None:
     """Requests for one address, of whatever mount, never have two commands at a time."""
     mounts = [case.mount(), case.mount()]
     with agent() as it:
-        it.configure("mkdir alone || touch not-alone; sleep 0.3; rmdir alone")
+        it.configure("mkdir alone || touch not-alone; sleep 0.3; rmdir alone", run_fences="mount")
         it.begin()
-        for mount in mounts:
-            mount.started(1, "10.0.0.1")
-            mount.started(2, "10.0.0.1")
+        for number, mount in enumerate(mounts):
+            mount.started(2 * number + 1, "10.0.0.1")
+            mount.started(2 * number + 2, "10.0.0.1")
         equal([mount.wait_fenced(30_000) for mount in mounts], [0, 0])
         true(not (it.folder / "not-alone").exists(), "one at a time")
         equal(len(it.called_with()), 4)
@@ -245,42 +245,112 @@ def agent_bears_a_command_that_prints_without_end(case: Case) -> None:
 
 
 @case
-def agent_ends_the_command_of_a_request_that_goes(case: Case) -> None:
-    """Where a request is dropped, or fails by itself, its command is ended, on the event."""
+def agent_goes_on_for_the_next_leader(case: Case) -> None:
+    """A command whose request goes, or fails, runs on; the rid that is asked for again joins it."""
     mount = case.mount()
     with agent() as it:
-        it.configure("echo $$ > pid.$SCOUTFS_FENCED_REQ_RID; exec sleep 79", delay="600", limit=60)
+        it.configure("while ! test -e go; do sleep 0.1; done", delay="600")
         it.begin()
         mount.started(0xAA)
-        case.set_timeout_ms(3000)
-        case.expect_timeout_line(mount, 0xBB, 3000)
-        mount.started(0xBB, "10.0.0.9")
+        request = mount.started(0xBB, "10.0.0.9")
         it.until_called(2)
-        equal(mount.free(0xAA), 0)
-        it.until_says("nothing more is done, the request is gone", 5)
-        it.until_says("nothing more is done, the request was finished by someone else")
-        for rid in (0xAA, 0xBB):
-            pid = (it.folder / f"pid.{rid:016x}").read_text().strip()
-            true(not Path("/proc", pid).exists(), f"the command for {rid:x} is ended")
-        it.check_runs()
+        mount.stop()
+        it.until_says("needs no answer any more, the request is gone; its fencing goes on", 5)
+        true(not request.exists(), "the leader has stepped down")
+        mount.started(0xAA)
+        mount.started(0xBB, "10.0.0.9")
+        (it.folder / "go").touch()
+        watch = Stopwatch()
+        equal(mount.wait_fenced(20_000), 0)
+        watch.at_most(5)
+        equal(len(it.called_with()), 2, "no second command was needed")
 
 
 @case
-def agent_serves_a_rid_again_that_it_still_serves(case: Case) -> None:
-    """A leader that steps down and asks again is not kept waiting by the command of before."""
+def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
+    """A rid that was proven fenced is so at once when it is asked for again, by the next agent."""
     mount = case.mount()
     with agent() as it:
-        it.configure("trap '' TERM; test -e go && exit 0; while :; do sleep 0.1; done", delay="600")
+        it.configure("exit 0", delay="600")
         it.begin()
         mount.started(0xAA)
-        it.until_called(1)
-        mount.stop()
-        (it.folder / "go").touch()
-        watch = Stopwatch()
-        mount.started(0xAA)
         equal(mount.wait_fenced(20_000), 0)
-        watch.at_most(5)
-        equal(len(it.called_with()), 2, "each request has a command of its own")
+        watch = Stopwatch()
+        while "00000000000000aa" not in (it.state / "records").read_text():
+            watch.at_most(5)
+            time.sleep(0.05)
+        it.kill()
+        mount.stop()
+        mount.started(0xAA)
+        it.begin()
+        equal(mount.wait_fenced(20_000), 0)
+        it.until_says("fenced, was fenced before: exit status 0, on ")
+        equal(len(it.called_with()), 1)
+        mount.started(0xBB)
+        equal(mount.wait_fenced(20_000), 0)
+        equal(len(it.called_with()), 2, "another rid of the host is not fenced by that")
+
+
+@case
+def agent_knows_a_former_mount_of_its_own_host(case: Case) -> None:
+    """A loopback address is this host's: what is mounted nowhere here was fenced by its boot."""
+    mount = case.leader()
+    with agent() as it:
+        hosts = it.folder / "hosts"
+        device = it.folder / "fence-device"
+        device.write_text(f"#!/bin/sh\necho called >> {it.folder}/device\nexit 1\n")
+        device.chmod(0o755)
+        hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device}\n")
+        it.configure("exit 0", delay="600", hosts=hosts)
+        it.begin()
+        mount.started(0xDEAD00000000AAAA, "127.0.0.1")
+        equal(mount.wait_fenced(20_000), 0)
+        it.until_says("fenced, it was a mount of this host, which has it no longer")
+        true(not (it.folder / "device").exists(), "no device was asked")
+
+
+@case
+def agent_does_not_fence_its_own_host(case: Case) -> None:
+    """A mount that may be here ends in an error, and the host's device is not asked."""
+    mount = case.mount()
+    case.expect_error_line(mount, 0xAA)
+    with agent() as it:
+        hosts = it.folder / "hosts"
+        device = it.folder / "fence-device"
+        device.write_text(f"#!/bin/sh\necho called >> {it.folder}/device\nexit 1\n")
+        device.chmod(0o755)
+        hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device}\n")
+        it.configure("exit 0", delay="600", hosts=hosts)
+        it.begin()
+        # This filesystem's directory tells no rid, so its mounts may have any.
+        mount.started(0xAA, "127.0.0.1").until_failed(20)
+        it.until_says("this host may have the mount: it cannot fence itself")
+        true(not (it.folder / "device").exists(), "no device was asked")
+
+
+@case
+def agent_that_stops_serves_until_its_commands_have_ended(case: Case) -> None:
+    """A new request does not wait for an old command, nor for the next agent."""
+    mount = case.mount()
+    with agent() as it:
+        it.configure(
+            "test $SCOUTFS_FENCED_REQ_IP = 10.0.0.9 && exit 0\n"
+            "while ! test -e go; do sleep 0.1; done",
+            delay="600",
+        )
+        it.begin()
+        old = mount.started(0xAA)
+        it.until_called(1)
+        it.terminate()
+        it.until_says("waiting up to")
+        watch = Stopwatch()
+        new = mount.started(0xBB, "10.0.0.9")
+        while not new.fenced():
+            watch.at_most(5)
+            time.sleep(0.01)
+        true(not old.fenced(), "the old command still runs")
+        (it.folder / "go").touch()
+        equal(mount.wait_fenced(20_000), 0)
 
 
 @case

@@ -2,6 +2,7 @@
 """The agent as a service of systemd, by the unit that is installed."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from manager import UNITS, Systemd, systemd
 
 UNIT = "scoutfs-fenced.service"
 FOLDER = Path("/run/scoutfs-fenced-case")
+STATE = Path("/var/lib/scoutfs-fenced")
 COMMAND = FOLDER / "fence-it"
 CONFIGURATION = FOLDER / "scoutfs-fenced.conf"
 
@@ -53,6 +55,8 @@ def service(settings: str = "") -> Iterator[Service]:
     stay in use for as long as it is there.
     """
     FOLDER.mkdir(exist_ok=True)
+    # An agent remembers which rids are fenced.
+    shutil.rmtree(STATE, ignore_errors=True)
     unit = (kernel.MODULES / UNIT).read_text()
     UNITS.mkdir(parents=True, exist_ok=True)
     (UNITS / UNIT).write_text(unit.replace("@sbindir@", str(kernel.MODULES)))
