@@ -265,6 +265,8 @@ def test_a_first_try_is_before_anothers_second(world: World) -> None:
 
 def test_thousands_of_requests(world: World) -> None:
     many = 5000
+    # Longer than it takes on a slow machine to start so many commands.
+    world.timeout(600)
     directories = [world.request(rid(n), address=f"10.0.{n >> 8}.{n & 255}") for n in range(many)]
     # Within a limit that does not let all files be open at once.
     agent = world.agent("exit 0", delay=1, stop_timeout=0.1)
