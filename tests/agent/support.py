@@ -162,6 +162,11 @@ class World:
         self.configure(script, **values)
         return self.begin().says("serving fence requests")
 
+    def remembers(self, text: str) -> bool:
+        """Whether the agent has written this down."""
+        records = self.state / "records"
+        return records.exists() and text in records.read_text()
+
     def recorded(self) -> list[str]:
         return self.record.read_text().splitlines() if self.record.exists() else []
 

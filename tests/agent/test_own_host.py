@@ -49,7 +49,7 @@ def test_a_former_mount_of_this_host_was_fenced_by_its_boot(world: World) -> Non
     """The agent remembers that this host had it: whatever the address is."""
     mount = mounted(world, 1)
     agent, fake = agent_with_device(world, f"{own()}, 10.0.0.11")
-    until(lambda: rid(1) in (world.state / "records").read_text(), "the mount is written down")
+    until(lambda: world.remembers(rid(1)), "the mount is written down")
     agent.signal(signal.SIGKILL)
     agent.wait()
     remove_tree(mount)
@@ -129,7 +129,7 @@ def test_a_record_or_a_word_is_no_answer_for_a_mount_that_is_here(world: World) 
     agent, fake = agent_with_device(world, "10.0.0.11")
     directory = world.request(address="10.0.0.11")
     until_result(directory, "fenced")
-    until(lambda: RID in (world.state / "records").read_text(), "it is written down")
+    until(lambda: world.remembers(RID), "it is written down")
     remove(directory)
     mounted(world, 1)
     # What was seen so few moments ago is not read again.

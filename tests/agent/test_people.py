@@ -344,6 +344,8 @@ def test_a_damaged_word_is_none(world: World) -> None:
         (["--host", "10.0.0.11"], "", "nothing was done"),
         (["--host", "10.0.0.11"], "yes\n", "nothing was done"),
         (["--host", "node9"], "node9\n", "the configuration cannot be read"),
+        (["--host", "0.0.0.0"], "0.0.0.0\n", "is not the address of one host"),
+        (["--host", "::"], "::\n", "is not the address of one host"),
         (["--host", "127.0.0.1"], "127.0.0.1\n", "is this host"),
         (["--host", "10.0.0.11", "--for", "soon"], "", "--for is a span"),
         (["--host", "10.0.0.11", "--for", "0"], "", "--for is a span"),
@@ -391,6 +393,7 @@ def test_fence_tells_of_a_failure(world: World) -> None:
     ("host", "typed", "says"),
     [
         ("10.0.0.12", "y\n", "nothing was done"),
+        ("0.0.0.0", "0.0.0.0\n", "is not the address of one host"),
         ("node7", "node7\n", "the hosts file has no host of that name"),
         ("127.0.0.1", "127.0.0.1\n", "NOT fenced: 127.0.0.1 is an address of this host"),
     ],
@@ -405,6 +408,16 @@ def test_fence_refuses(world: World, host: str, typed: str, says: str) -> None:
 def test_fence_needs_an_agent(world: World) -> None:
     status, _, error = run(world, "fence", "10.0.0.12", typed="10.0.0.12\n")
     assert (status, "no agent is running" in error) == (1, True)
+
+
+def test_status_shows_what_goes_on_for_the_next_leader(world: World) -> None:
+    directory = world.request(address="10.0.0.1")
+    world.agent("sleep 60").says("running")
+    remove(directory)
+    until(lambda: not world.status()["requests"], "it is gone")
+    [attempt] = report(world)["agent"]["attempts"]
+    assert (attempt["host"], attempt["rids"]) == ("10.0.0.1", [RID])
+    assert "goes on for 10.0.0.1, for the next leader: running " in run(world, "status")[1]
 
 
 # The history.

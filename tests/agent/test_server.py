@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fake import Fake
 from scoutfs_fenced import records
 from scoutfs_fenced.statefile import write_state
 from support import RID, World, alive, remove, result, rid, until, until_result
@@ -127,9 +128,33 @@ def test_an_incomplete_directory_waits_for_another_look(world: World, name: str)
     (directory / name).unlink()
     agent = world.agent()
     time.sleep(0.2)
-    assert not agent.lines("rid ")
+    assert not agent.lines("^rid ")
+    assert len(agent.lines(f"cannot read the request {directory}: .*No such file.*{name}")) == 1
     (directory / name).write_text(late)
     until_result(directory, "fenced")
+
+
+def test_a_reload_lends_no_proof_to_another_host(world: World) -> None:
+    """What was another host when an attempt began is not fenced by it."""
+    fakes = [Fake(world.folder / f"device{number}") for number in (1, 2)]
+    for fake in fakes:
+        fake.does("off", f"while ! test -e {world.folder}/go; do sleep 0.05; done")
+    hosts = world.folder / "hosts"
+    hosts.write_text(
+        f"[node1]\naddress = 10.0.0.11\nagent = {fakes[0].agent}\n"
+        f"[node2]\naddress = 10.0.0.12\nagent = {fakes[1].agent}\n"
+    )
+    first = world.request(rid(1), address="10.0.0.11", elapsed=2)
+    second = world.request(rid(2), address="10.0.0.12")
+    agent = world.agent("exit 1", hosts=hosts, parallel=1)
+    until(fakes[0].actions, "the first is switched off")
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11, 10.0.0.12\nagent = {fakes[1].agent}\n")
+    agent.signal(signal.SIGHUP)
+    agent.says("says now")
+    (world.folder / "go").touch()
+    until_result(first, "fenced")
+    until_result(second, "fenced")
+    assert fakes[1].actions() == ["off", "status"]
 
 
 def test_what_cannot_be_read_is_said_once(world: World) -> None:
@@ -407,7 +432,7 @@ def test_a_rid_that_was_fenced_is_so_after_a_restart(world: World, number: signa
     directory = world.request()
     agent = world.agent("echo x >>record")
     until_result(directory, "fenced")
-    until(lambda: RID in (world.state / "records").read_text(), "it is written down")
+    until(lambda: world.remembers(RID), "it is written down")
     agent.signal(number)
     agent.wait()
     remove(directory)
@@ -425,7 +450,7 @@ def test_damaged_records_answer_nothing_and_are_told_of(world: World, damage: st
     agent = world.agent("echo x >>record")
     until_result(directory, "fenced")
     records = world.state / "records"
-    until(lambda: RID in records.read_text(), "it is written down")
+    until(lambda: world.remembers(RID), "it is written down")
     agent.stop()
     content = records.read_bytes()
     if damage == "mode":

@@ -240,6 +240,29 @@ def test_no_socket_is_no_obstacle(world: World, monkeypatch: pytest.MonkeyPatch)
     assert result(directory) == "fenced"
 
 
+def test_a_directory_that_cannot_be_read_is_told_of_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be served is logged once, whatever the reason."""
+    directory = world.request().parent
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path == str(directory):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    async def act(server: Server) -> None:
+        for _ in range(3):
+            await server.discovery.scan()
+
+    serve(world, "exit 0", act)
+    said = capfd.readouterr().out
+    assert said.count(f"cannot look for requests in {directory}: Permission denied") == 1
+
+
 # Results that the kernel does not take.
 
 

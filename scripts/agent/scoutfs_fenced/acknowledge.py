@@ -114,7 +114,10 @@ def _acknowledge_host(host: str, seconds: float) -> None:
 def resolve_host(host: str) -> list[str]:
     """The addresses of a host of the hosts file, or the address that was given. Raises Refused."""
     with suppress(ValueError):
-        return [str(parse_address(host))]
+        address = parse_address(host)
+        if address.is_unspecified or address.is_multicast:
+            raise Refused(f"{host} is not the address of one host")
+        return [str(address)]
     try:
         settings = asyncio.run(configuration.read(configuration.chosen_path(), lambda _line: None))
     except ConfigurationError as error:

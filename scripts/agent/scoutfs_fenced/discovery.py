@@ -68,11 +68,11 @@ class Discovery:
 
     async def scan(self) -> None:
         """Looks through sysfs once."""
-        present = dict(find_requests(self._sysfs))
+        present = dict(find_requests(self._sysfs, self._cannot_scan))
         for directory in self._scheduler.directories() - present.keys():
             self._scheduler.remove(directory)
         self._unreadable = {
-            path: times for path, times in self._unreadable.items() if path in present
+            path: times for path, times in self._unreadable.items() if os.path.isdir(path)
         }
         new = []
         for directory, inode in present.items():
@@ -117,6 +117,11 @@ class Discovery:
             except (OSError, ValueError) as error:
                 self._cannot_read(directory, error)
         self._scheduler.add(found)
+
+    def _cannot_scan(self, path: str, error: OSError) -> None:
+        if path not in self._unreadable:
+            log.event(f"cannot look for requests in {path}: {error.strerror}", level=log.ERROR)
+        self._unreadable[path] = 1
 
     def _cannot_read(self, directory: str, error: OSError | ValueError) -> None:
         times = self._unreadable[directory] = self._unreadable.get(directory, 0) + 1

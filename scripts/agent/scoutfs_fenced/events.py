@@ -20,6 +20,8 @@ REQUEST_BEGUN = "request-begun"
 # agent found the request.
 REQUEST_FENCED = "request-fenced"
 REQUEST_FAILED = "request-failed"
+# The agent answers it no more: it is gone, or was finished by someone else. Besides: how.
+REQUEST_DROPPED = "request-dropped"
 # A device stopped answering, or answers again. Fields: device, host, and how, a phrase.
 DEVICE_LOST = "device-lost"
 DEVICE_BACK = "device-back"

@@ -55,6 +55,7 @@ def print_status(sysfs: str, as_json: bool) -> int:
         print(json.dumps(told, indent=2))
     else:
         _print_table(requests)
+        _print_attempts(agent["attempts"] if agent else [], requests)
         for word in words:
             until = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(word["until"]))
             print(f"acknowledged: {word['subject']}, by {word['by']}, until {until}")
@@ -127,6 +128,17 @@ def _print_table(requests: list[dict[str, Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+
+
+def _print_attempts(attempts: list[dict[str, Any]], requests: list[dict[str, Any]]) -> None:
+    """Those attempts that no request above shows."""
+    pending = {request["rid"] for request in requests if request["outcome"] == "pending"}
+    for attempt in attempts:
+        if not pending & set(attempt["rids"]):
+            print(
+                f"goes on for {attempt['host']}, for the next leader: {attempt['step']}; "
+                f"{attempt['for']:.0f} s so far"
+            )
 
 
 def _row(request: dict[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Callable
 
 # Where mounts have their requests, below sysfs: scoutfs's own directory, and the module's.
 PARENTS = ("fs/scoutfs", "fs/scoutfs_fence")
@@ -74,20 +75,24 @@ class Request:
         }
 
 
-def find_requests(sysfs: str) -> Iterator[tuple[str, int]]:
-    """The directory and inode of every request that there is."""
+def find_requests(
+    sysfs: str, unreadable: Callable[[str, OSError], None] = lambda _path, _error: None
+) -> Iterator[tuple[str, int]]:
+    """The directory and inode of every request; `unreadable` gets each directory that is not."""
+
+    def folders(path: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(path) as entries:
+                return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            if error.errno not in GONE:
+                unreadable(path, error)
+            return []
+
     for parent in PARENTS:
-        for mount in _folders(os.path.join(sysfs, parent)):
-            for entry in _folders(os.path.join(mount.path, "fence")):
+        for mount in folders(os.path.join(sysfs, parent)):
+            for entry in folders(os.path.join(mount.path, "fence")):
                 yield entry.path, entry.inode()
-
-
-def _folders(path: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
 
 
 def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Request, bool]:

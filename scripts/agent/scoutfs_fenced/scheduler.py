@@ -138,6 +138,7 @@ class Scheduler:
     ) -> None:
         self.settings = settings
         self.stopping = False
+        self._closed = False
         # By directory.
         self.requests: dict[str, ServedRequest] = {}
         self.events = Events()
@@ -171,6 +172,10 @@ class Scheduler:
     def running(self) -> int:
         """How many hosts have an attempt that runs."""
         return sum(fencing.attempt is not None for fencing in self._fencings.values())
+
+    def attempts(self) -> list[Attempt]:
+        """The attempts that run, also those that no request waits for any more."""
+        return [each.attempt for each in self._fencings.values() if each.attempt is not None]
 
     # What discovery reports.
 
@@ -259,6 +264,7 @@ class Scheduler:
         going_on = "; its fencing goes on" if served.attempt() is not None else ""
         served.log(f"needs no answer any more, {why}{going_on}", level=log.WARNING)
         served.result = why
+        self.events.publish(events.REQUEST_DROPPED, **served.request.fields(), how=why)
         self._settle(served)
 
     def _settle(self, served: ServedRequest) -> None:
@@ -455,6 +461,8 @@ class Scheduler:
         return f"address {served.address}"
 
     def _queue(self, served: ServedRequest) -> None:
+        if self._closed:
+            return
         key = self._key(served)
         fencing = self._fencings.get(key)
         if fencing is None:
@@ -685,6 +693,7 @@ class Scheduler:
                 "their requests are left to the next agent",
                 level=log.WARNING,
             )
+        self._closed = True
         tasks = self._tasks()
         for task in tasks:
             # Once: cancelling again would take a command's grace away.

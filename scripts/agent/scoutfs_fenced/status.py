@@ -8,6 +8,8 @@ A connection gets one JSON object and is closed. Its members:
   configuration  the file
   events         whether the kernel's events are listened to
   stopping       whether a signal has stopped it
+  attempts       a list of the attempts that run, also of those that go on though their requests
+                 have their answers: host (its name or its address), rids, step, and for
   requests       a list, the one with the least time left first, each with
     directory, rid, address, reason, mount    as in sysfs
     age          seconds since it was made; the kernel tells whole seconds, so it may be less
@@ -60,6 +62,15 @@ def snapshot(server: Server) -> dict[str, Any]:
         "configuration": server.settings.path,
         "events": server.discovery.has_uevents,
         "stopping": server.scheduler.stopping,
+        "attempts": [
+            {
+                "host": attempt.host.name if attempt.host else attempt.request.address,
+                "rids": list(attempt.rids),
+                "step": attempt.step,
+                "for": round(now - attempt.began, 3),
+            }
+            for attempt in server.scheduler.attempts()
+        ],
         "requests": [
             _of_request(served, now)
             for served in sorted(requests, key=lambda served: served.request.deadline)

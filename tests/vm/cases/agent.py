@@ -276,7 +276,8 @@ def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
         mount.started(0xAA)
         equal(mount.wait_fenced(20_000), 0)
         watch = Stopwatch()
-        while "00000000000000aa" not in (it.state / "records").read_text():
+        records = it.state / "records"
+        while not records.exists() or "00000000000000aa" not in records.read_text():
             watch.at_most(5)
             time.sleep(0.05)
         it.kill()
