@@ -14,9 +14,10 @@
 # make fmt            format the sources
 # make install        install the module for KDIR's kernel, and the agent; or one of the two:
 #                     install-module, install-agent. PREFIX= and DESTDIR= as wanted
+# make dist           pack the sources, as dist/scoutfs-fence-VERSION.tar.xz
 # make clean          remove what was built
 #
-# Everything but the first and the last two sets up what is missing, in a cache folder outside
+# Everything but the first, install, dist and clean sets up what is missing, in a cache folder outside
 # this tree; see scripts/lab/.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -41,7 +42,7 @@ lab_kernel := $(shell $(lab) kernels)
 endif
 
 .PHONY: module demo test test-instruments bench bench-agent fuzz torture lint fmt install \
-	install-module install-agent clean lab-module
+	install-module install-agent dist clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -131,5 +132,11 @@ install-module: module
 install-agent:
 	scripts/agent/install
 
+archive := dist/scoutfs-fence-$(shell cat VERSION).tar.xz
+
+dist:
+	mkdir -p dist
+	scripts/tree archive $(archive)
+
 clean:
-	git clean -dfqX
+	scripts/tree clean
