@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from scoutfs_fenced.configuration import Configuration
-from scoutfs_fenced.request import RequestFiles
+from scoutfs_fenced.request import Request, RequestFiles
 from scoutfs_fenced.server import Server
+from scoutfs_fenced.slots import Place, Slots
 from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost, parse
 from support import World, remove, result
 
@@ -261,6 +262,81 @@ def test_a_directory_that_cannot_be_read_is_told_of_once(
     serve(world, "exit 0", act)
     said = capfd.readouterr().out
     assert said.count(f"cannot look for requests in {directory}: Permission denied") == 1
+
+
+def test_an_answer_is_not_lost_with_files_that_cannot_be_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written down, and the next try writes it."""
+    directory = world.request()
+    opened = RequestFiles.__init__
+
+    def refuse(files: RequestFiles, request: Request) -> None:
+        if world.recorded() and not (world.folder / "go").exists():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        opened(files, request)
+
+    monkeypatch.setattr(RequestFiles, "__init__", refuse)
+
+    async def act(server: Server) -> None:
+        told(server, message("add"))
+        await until(lambda: server.scheduler.requests and not server.scheduler.running())
+        await until(world.recorded)
+        await asyncio.sleep(0.3)
+        assert result(directory) == ""
+        (world.folder / "go").touch()
+
+    serve(world, "echo x >>record", act)
+    assert result(directory) == "fenced"
+    assert len(world.recorded()) == 1
+
+
+def test_a_record_is_not_lost_with_files_that_cannot_be_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a request that needs no command."""
+    directory = world.request()
+    opened = RequestFiles.__init__
+
+    def refuse(files: RequestFiles, request: Request) -> None:
+        if not (world.folder / "go").exists():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        opened(files, request)
+
+    monkeypatch.setattr(RequestFiles, "__init__", refuse)
+
+    async def act(server: Server) -> None:
+        server.records.add_fenced("00c0ffee00000001", "10.1.2.3", "somehow")
+        told(server, message("add"))
+        await asyncio.sleep(0.1)
+        (world.folder / "go").touch()
+
+    serve(world, "echo x >>record", act)
+    assert result(directory) == "fenced"
+    assert world.recorded() == []
+
+
+def test_slots_go_to_the_most_urgent() -> None:
+    """A place that is moved forward is granted once, whatever else is as urgent."""
+
+    async def main() -> None:
+        slots = Slots(1)
+        order: list[str] = []
+
+        async def take(name: str, place: Place) -> None:
+            async with slots.slot(place):
+                order.append(name)
+                await asyncio.sleep(0.01)
+
+        places = {name: slots.place((1.0,)) for name in "abcd"}
+        slots.hurry(places["a"], (0.0,))
+        slots.hurry(places["d"], (0.5,))
+        slots.hurry(places["c"], (2.0,))
+        await asyncio.gather(*(take(name, place) for name, place in places.items()))
+        assert order == ["a", "d", "b", "c"]
+        assert slots.place((1.0,)).granted.done(), "every slot was given back"
+
+    asyncio.run(main())
 
 
 # Results that the kernel does not take.

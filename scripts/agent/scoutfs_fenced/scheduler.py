@@ -6,7 +6,7 @@ them waits any more. Each request is answered by itself: with `fenced` as soon a
 for it, with `error` before its caller gives up. An attempt does not end with the requests that it
 was begun for: the next leader asks for the same mount, and its request joins.
 
-`fenced` is written in one place, _fenced(), which is called from three:
+`fenced` is written in one place, _fenced(), for four reasons:
 
   1. _proven(): an attempt has proven that the host is off. Attempt.answers() says for which
      requests: for those whose mount existed at the moment that the proof is about. A mount exists
@@ -15,12 +15,12 @@ was begun for: the next leader asks for the same mount, and its request joins.
      and needs another attempt. A command that fences one mount answers that mount's rid only.
      The request's address has to be one that the attempt's host had when the attempt began.
 
-  2. _answer_known(), by a record: this agent, or the one before it, has written down that the rid
+  2. _known(), by a record: this agent, or the one before it, has written down that the rid
      was proven fenced at this address. No mount gets a rid that was used before.
 
-  3. _answer_known(), by the word of an administrator, who has confirmed it and is named in the log.
+  3. _known(), by the word of an administrator, who has confirmed it and is named in the log.
 
-  4. _answer_known(), because the mount was one of this host and is no longer: sysfs shows every
+  4. _known(), because the mount was one of this host and is no longer: sysfs shows every
      mount that can write (mounts.py), and shows no such. That the mount was one of this host is
      known by the agent's own record of mounts, by a loopback address, or by a hosts file that
      gives its address to a host all of whose addresses are this host's. An address of this host
@@ -321,44 +321,36 @@ class Scheduler:
         request = served.request
         host = self.settings.hosts.host(request.address)
         own = self._is_own(request.address, host)
-        if served.by_hand is None and knowledge.mounts.has(request.rid):
-            # Neither a record nor a word can be right, and no device would fence this mount.
-            if host is not None:
-                self._failed(served, "this host has the mount: it cannot fence itself; unmount it")
-                return True
-            return False
         if served.by_hand is not None:
             if own:
                 self._failed(served, f"{request.address} is an address of this host")
-            return own
+        elif knowledge.mounts.has(request.rid):
+            # Neither a record nor a word can be right, and no device would fence this mount.
+            if host is not None:
+                self._failed(served, "this host has the mount: it cannot fence itself; unmount it")
+        else:
+            how = self._known(served, host, knowledge)
+            if how is not None:
+                self._fenced(served, how)
+            elif own and host is not None:
+                self._failed(served, _why_not_here(request, knowledge))
+            # If it is own, a command may know: one that unmounts looks for the mount itself.
+        return served.state == "done"
+
+    def _known(self, served: ServedRequest, host: Host | None, knowledge: Knowledge) -> str | None:
+        """How it is known that a mount is fenced, which is surely not here; None if it is not."""
+        request = served.request
         for word in knowledge.words:
             if word.is_about(request.rid, served.address):
                 self._record(request.rid, served.address, str(word))
-                self._fenced(served, f"acknowledged: {word}")
-                return True
-        known = self._recorded(served, host)
-        if known is not None:
-            self._fenced(served, f"was fenced before: {known}")
-            return True
-        gone = not knowledge.mounts.may_have(request.rid)
-        if gone and self._was_here(request, host):
+                return f"acknowledged: {word}"
+        recorded = self._recorded(served, host)
+        if recorded is not None:
+            return f"was fenced before: {recorded}"
+        if not knowledge.mounts.may_have(request.rid) and self._was_here(request, host):
             self._record(request.rid, served.address, "it was a mount of this host, and is gone")
-            self._fenced(served, "it was a mount of this host, which has it no longer")
-            return True
-        if not own:
-            return False
-        if not gone:
-            why = "this host may have the mount: it cannot fence itself; see /sys/fs/scoutfs"
-        else:
-            why = (
-                f"{request.address} is an address of this host, and nothing tells that the mount "
-                "was one of this host; if it was, say so with: scoutfs-fenced ack"
-            )
-        if host is None:
-            # A command may know: one that unmounts looks for the mount itself.
-            return False
-        self._failed(served, why)
-        return True
+            return "it was a mount of this host, which has it no longer"
+        return None
 
     def _is_own(self, address: str, host: Host | None) -> bool:
         """Whether this host has the address, or another one of the address's host."""
@@ -513,6 +505,8 @@ class Scheduler:
             # It must not end the other hosts' tasks; the next scan finds these requests anew.
             log.event(f"unexpected, for {fencing.key}: {error!r}", level=log.ERROR)
             for served in list(fencing.pending.values()):
+                if served.by_hand is not None:
+                    served.by_hand(False, f"unexpected: {error!r}")
                 self._settle(served)
                 self.requests.pop(served.request.directory, None)
         finally:
@@ -727,6 +721,16 @@ def _spelling(address: str) -> str:
         return str(parse_address(address))
     except ValueError:
         return address
+
+
+def _why_not_here(request: Request, knowledge: Knowledge) -> str:
+    """Why a mount at an address of this host is not known to be fenced."""
+    if knowledge.mounts.may_have(request.rid):
+        return "this host may have the mount: it cannot fence itself; see /sys/fs/scoutfs"
+    return (
+        f"{request.address} is an address of this host, and nothing tells that the mount "
+        "was one of this host; if it was, say so with: scoutfs-fenced ack"
+    )
 
 
 def _why_lost(error: OSError) -> str:

@@ -43,8 +43,9 @@ class Slots:
 
     def hurry(self, place: Place, urgency: Urgency) -> None:
         """Moves a place forward, if it still waits and this is more urgent."""
-        if urgency < place.urgency and place in self._waiting:
-            self._waiting = [each for each in self._waiting if each is not place]
+        others = [each for each in self._waiting if each is not place]
+        if urgency < place.urgency and len(others) < len(self._waiting):
+            self._waiting = others
             place.urgency = urgency
             bisect.insort(self._waiting, place)
 
