@@ -216,6 +216,28 @@ def test_requests_for_one_host_share_a_command(world: World) -> None:
     assert done.index(rid(9)) > max(done.index(rid(n)) for n in range(3))
 
 
+def test_requests_by_several_addresses_of_a_host_share_an_attempt(world: World) -> None:
+    fake = Fake(world.folder / "device")
+    hosts = world.folder / "hosts"
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\nagent = {fake.agent}\n")
+    directories = [
+        world.request(rid(1), address="10.0.0.11"),
+        world.request(rid(2), mount="scoutfs/2", address="0.0.0.0", inet="fd00::11"),
+        world.request(rid(3), mount="scoutfs/3", address="0.0.0.0", inet="::ffff:10.0.0.11"),
+    ]
+    agent = world.agent("exit 1", hosts=hosts)
+    for directory in directories:
+        until_result(directory, "fenced")
+    assert fake.actions() == ["off", "status"]
+    # What is proven of the host by one address is known by another one, too.
+    until(lambda: world.remembers(rid(1)), "it is written down")
+    remove(directories[0])
+    again = world.request(rid(1), address="0.0.0.0", inet="fd00::11")
+    until_result(again, "fenced")
+    agent.says("was fenced before")
+    assert fake.actions() == ["off", "status"]
+
+
 def test_a_command_that_names_the_mount_fences_no_other(world: World) -> None:
     """One that unmounts must not answer for the host's other mounts."""
     good = world.request(rid(1), mount="scoutfs/1")
@@ -659,7 +681,9 @@ def test_a_second_agent_says_so_and_ends(world: World) -> None:
         "scoutfs-fenced: another agent is running, with the process id "
         f"{first.process.pid}; stop that one first\n"
     )
+    assert world.begin().wait() == 1, "and it has taken nothing away"
     until_result(world.request(), "fenced")
+    assert world.status()["pid"] == first.process.pid
     first.stop()
     world.begin().says("serving")
 
