@@ -12,12 +12,14 @@ from pathlib import Path
 
 import kernel
 from agents import MOST_MILLISECONDS, Agent
-from fence import Mount, Stopwatch, equal
+from fence import QUORUM_BLOCK_LEADER, Mount, Stopwatch, equal
 
 HERE = Path(__file__).resolve().parent
 
 # What was promised of the agent, too.
 MOST_SECONDS = 10
+
+MOST_SECONDS_OF_LEADER = 12
 
 HOSTS = 8
 SECONDS_PER_HOST = 8
@@ -87,6 +89,57 @@ def measure(
     return Figures(name, lags, seconds)
 
 
+def leader(mount: Mount) -> float:
+    """Seconds until a former leader's host is fenced, the first of whose devices is silent.
+
+    scoutfs waits 15 s for that, and asks anew at the next election: devices that had half of the
+    kernel's 30 s each would never come to the second one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        it = Agent(Path(folder))
+        silent = device(it.folder / "fence-silent", "exec sleep 600")
+        good = device(it.folder / "fence-good", "exit 0")
+        hosts = it.folder / "hosts"
+        hosts.write_text(
+            f"[node1]\naddress = 10.0.0.11\nagent = {silent}\n[node1 level 2]\nagent = {good}\n"
+        )
+        it.configure("exit 1", delay="600", hosts=hosts)
+        it.begin()
+        try:
+            watch = Stopwatch()
+            mount.started(0x11, "10.0.0.11", reason=QUORUM_BLOCK_LEADER)
+            equal(mount.wait_fenced(TIMEOUT_MS), 0)
+            seconds = watch.seconds()
+            mount.stop()
+        finally:
+            it.end()
+    return seconds
+
+
+def device(path: Path, off: str) -> Path:
+    """A fence agent that does this for `off`, and says that the host is off."""
+    path.write_text(
+        "#!/bin/sh\n"
+        "metadata() {\n"
+        "echo '<resource-agent name=\"fence\"><parameters/><actions>'\n"
+        "for action in on off reboot status monitor metadata; do\n"
+        'echo "<action name=\\"$action\\"/>"\n'
+        "done\n"
+        "echo '</actions></resource-agent>'\n"
+        "exit 0\n"
+        "}\n"
+        '[ "$*" = "-o metadata" ] && metadata\n'
+        "case $(sed -n s/^action=//p) in\n"
+        "metadata) metadata ;;\n"
+        f"off) {off} ;;\n"
+        "status | monitor) exit 2 ;;\n"
+        "esac\n"
+        "exit 0\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
 def main() -> int:
     """Prints a table; returns how many bounds the agent misses."""
     kernel.load_both()
@@ -94,6 +147,8 @@ def main() -> int:
     mount = Mount(HERE / "mount")
     agent = measure("scoutfs-fenced", Agent, mount, 31, tries=3)
     loop = measure("a loop that looks every second, one host at a time", PollingLoop, mount, 11)
+
+    seconds_of_leader = leader(mount)
 
     bounds = ("bound", f"{MOST_MILLISECONDS} ms", "", f"{MOST_SECONDS} s")
     heads = ("", "start to command, median", "worst", f"{HOSTS} hosts of {SECONDS_PER_HOST} s")
@@ -105,7 +160,15 @@ def main() -> int:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
 
-    missed = [statistics.median(agent.lags) >= MOST_MILLISECONDS, agent.seconds > MOST_SECONDS]
+    print(
+        "\na former leader's host, its first device silent: fenced by the second in "
+        f"{seconds_of_leader:.1f} s, bound {MOST_SECONDS_OF_LEADER} s"
+    )
+    missed = [
+        statistics.median(agent.lags) >= MOST_MILLISECONDS,
+        agent.seconds > MOST_SECONDS,
+        seconds_of_leader > MOST_SECONDS_OF_LEADER,
+    ]
     print("\nA bound is missed." if any(missed) else "\nAll bounds are kept.", flush=True)
     return sum(missed)
 

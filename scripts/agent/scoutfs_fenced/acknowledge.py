@@ -8,7 +8,7 @@ is asked, so that the word never reaches a later request for the same rid.
 requests that come as long as the word holds, on this host. They may be given before there is a
 request, after it has failed, and on a host that does not lead yet.
 
-The log tells who gave a word, and who took it back.
+The log names the login that gave a word, or took it back.
 """
 
 from __future__ import annotations

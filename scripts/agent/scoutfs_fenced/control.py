@@ -4,7 +4,7 @@
 A connection sends one JSON object, in one line, and gets one when the command is done. So far there
 is one command, that of `scoutfs-fenced fence`:
 
-  {"command": "fence", "host": HOST, "by": who says so}
+  {"command": "fence", "host": HOST, "by": LOGIN}
   {"fenced": whether it is, "how": a phrase}
 """
 

@@ -27,13 +27,13 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   instance       the runtime folder, and the single-instance lock
   log, notify    the log, and messages to systemd
 
-The commands, which are read only where they are given, because most starts are the agent's:
+The commands, each read only when it is given, because most starts are the agent's:
 
   report         shows the requests, and what is done about them
   check          tests the configuration and the fence devices
   acknowledge    takes an administrator's own word that a host is off
   fence          has the agent fence a host, as a test
-  people         who gives a command, and whether they mean it
+  people         the login behind a command, and its confirmation
 """
 
 from __future__ import annotations

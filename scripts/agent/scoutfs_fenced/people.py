@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the commands that people give have in common: who they are, and whether they mean it."""
+"""What the commands for people have in common: confirmation, and the login in the log."""
 
 from __future__ import annotations
 

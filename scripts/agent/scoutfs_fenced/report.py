@@ -10,7 +10,7 @@ none runs, the requests are still shown. As JSON the report has these members:
   requests   a list, the one with the least time left first, each with
     directory, rid, address, reason, mount, age, left   as status.py tells them
     outcome  pending, fenced or failed
-    agent    null where the agent does not know it, else its state, doing, for, attempt and result
+    agent    null if the agent does not know it, else its state, doing, for, attempt and result
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ HEADINGS = ("RID", "ADDRESS", "REASON", "MOUNT", "AGE", "LEFT", "STATE")
 
 
 class NoAnswer(Exception):
-    """Why an agent that runs does not tell how it stands, as a sentence."""
+    """Why an agent that runs gives no answer, as a sentence."""
 
 
 def print_status(sysfs: str, as_json: bool) -> int:
-    """Prints the report; returns the exit status, which is 1 where no agent tells anything."""
+    """Prints the report; returns the exit status, 1 if no agent answers."""
     try:
         agent, why = _ask(), "no agent is running; start it with: systemctl start scoutfs-fenced"
     except NoAnswer as error:
@@ -79,7 +79,7 @@ def _words() -> list[dict[str, Any]]:
 
 
 def _ask() -> dict[str, Any] | None:
-    """What the agent tells; None where there is none."""
+    """The agent's answer; None if there is no agent."""
     path = os.path.join(folder(), "status")
     answer = b""
     try:

@@ -20,7 +20,7 @@ LEADER = "quorum_block_leader"
 # Seconds that scoutfs waits then, before it steps down and the next leader asks.
 DEFAULT_LEADER_TIMEOUT = 15.0
 
-# How long the kernel waits, where it does not say so: scoutfs with fencing of its own.
+# How long the kernel waits if it does not say so: scoutfs with fencing of its own.
 TIMEOUT = "module/scoutfs_fence/parameters/timeout_ms"
 DEFAULT_TIMEOUT_MS = 30000
 
@@ -96,7 +96,7 @@ def find_requests(
 
 
 def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Request, bool]:
-    """A request, and whether it is finished; OSError where its directory is incomplete or gone.
+    """A request, and whether it is finished; OSError if its directory is incomplete or gone.
 
     `leader_timeout` is how long the caller waits that has the host of a former leader fenced.
     """
@@ -137,7 +137,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
 
 
 def read_outcome(directory: str) -> str:
-    """What has become of a request: pending, fenced or failed; OSError where it is gone."""
+    """What has become of a request: pending, fenced or failed; OSError if it is gone."""
     with ExitStack() as opened:
         top = _open_directory(directory, opened)
         for name, meaning in (("error", "failed"), ("fenced", "fenced")):
@@ -148,13 +148,13 @@ def read_outcome(directory: str) -> str:
 
 
 class RequestFiles:
-    """A request's files, held open from before its command starts.
+    """A request's files, held open to look at or to write one answer.
 
     The kernel may drop a request at any time, and the same rid may be asked for again. The files
-    held here stay those of the dropped request, and writing to them fails, so the result of a
-    command never reaches another request than the one that it was run for.
+    are those of the directory with the request's inode, or none. They stay those of that request
+    when it is dropped, and writing to them fails then: an answer reaches no other request.
 
-    Making one raises OSError where the request is gone.
+    Making one raises OSError if the request is gone.
     """
 
     def __init__(self, request: Request) -> None:
@@ -179,7 +179,7 @@ class RequestFiles:
         self._opened.close()
 
     def finished(self) -> bool:
-        """Whether the kernel knows already what came of it; OSError where the request is gone."""
+        """Whether it has an answer already; OSError if the request is gone."""
         return _read(self._fenced) == "1" or _read(self._error) == "1"
 
     def finish(self, fenced: bool) -> None:

@@ -18,7 +18,7 @@ was begun for: the next leader asks for the same mount, and its request joins.
   2. _known(), by a record: this agent, or the one before it, has written down that the rid
      was proven fenced at this address. No mount gets a rid that was used before.
 
-  3. _known(), by the word of an administrator, who has confirmed it and is named in the log.
+  3. _known(), by an administrator's word, which was confirmed and is logged with the login.
 
   4. _known(), because the mount was one of this host and is no longer: sysfs shows every
      mount that can write (mounts.py), and shows no such. That the mount was one of this host is
@@ -85,9 +85,9 @@ class ServedRequest:
     # No attempt is begun for it before this.
     not_before: float = 0.0
     timer: asyncio.TimerHandle | None = None
-    # Where it waits, until it has its answer.
+    # The host's fencing that it waits for, until it has its answer.
     fencing: Fencing | None = None
-    # Set by whoever fences a host by hand, and not by the kernel: gets the answer.
+    # Set for a fencing by hand, which is no request of the kernel: gets the answer.
     by_hand: Callable[[bool, str], None] | None = None
 
     def enter(self, state: str) -> None:

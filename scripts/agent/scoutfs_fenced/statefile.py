@@ -3,7 +3,7 @@
 
 A file is one line of JSON and one line with its SHA-256. It is replaced by rename, so a reader, or
 the next start after a power cut, sees the old one or the new one. A file whose sum is wrong, or
-that others than root may write, is refused: what stands in it can say `fenced`.
+that others than root may write, is refused: its content can mean `fenced`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ A connection gets one JSON object and is closed. Its members:
   requests       a list, the one with the least time left first, each with
     directory, rid, address, reason, mount    as in sysfs
     age          seconds since it was made; the kernel tells whole seconds, so it may be less
-    left         seconds until the kernel gives it up, less than 0 where it is late
+    left         seconds until its caller gives it up, less than 0 if it is late
     state        waiting-for-host, waiting-for-slot, running, pausing or done
     doing        its current step while it is running, else empty
     for          seconds since it is in this state

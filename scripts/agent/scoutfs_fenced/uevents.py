@@ -29,14 +29,14 @@ class UeventsLost(Exception):
 class Uevent:
     """What has happened to a request."""
 
-    # `add`, `change` where it was finished, or `remove`.
+    # `add`, `change` if it was finished, or `remove`.
     action: str
     # Its directory, below sysfs.
     directory: str
 
 
 class Uevents:
-    """The kernel's messages about requests. Making one raises OSError where there are none."""
+    """The kernel's messages about requests. Making one raises OSError if there are none."""
 
     def __init__(self) -> None:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -60,7 +60,7 @@ class Uevents:
         self._socket.close()
 
     def receive(self) -> Uevent | None:
-        """The next message that is about a request; None where there is none now."""
+        """The next message that is about a request; None if there is none now."""
         while True:
             try:
                 message, sender = self._socket.recvfrom(1 << 14)
@@ -75,7 +75,7 @@ class Uevents:
 
 
 def parse(message: bytes) -> Uevent | None:
-    """What a message says, where it is about a request."""
+    """What a message says about a request; None if it is about something else."""
     variables = dict(part.partition(b"=")[::2] for part in message.split(b"\0")[1:])
     if variables.get(b"SUBSYSTEM") != SUBSYSTEM:
         return None
