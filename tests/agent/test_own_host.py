@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from pathlib import Path
 
 import pytest
 from fake import Fake
+from scoutfs_fenced import records
 from scoutfs_fenced.addresses import own_addresses
 from scoutfs_fenced.mounts import read_mounts
+from scoutfs_fenced.records import Records
 from support import RID, Agent, World, remove, rid, until, until_result
 
 LEADER = "quorum_block_leader"
@@ -46,7 +49,7 @@ def switched(fake: Fake) -> list[str]:
 
 
 def test_a_former_mount_of_this_host_was_fenced_by_its_boot(world: World) -> None:
-    """The agent remembers that this host had it: whatever the address is."""
+    """The agent remembers that this host had it. At another address it may be another host's."""
     mount = mounted(world, 1)
     agent, fake = agent_with_device(world, f"{own()}, 10.0.0.11")
     until(lambda: world.remembers(rid(1)), "the mount is written down")
@@ -59,7 +62,28 @@ def test_a_former_mount_of_this_host_was_fenced_by_its_boot(world: World) -> Non
     until_result(directory, "fenced", 5)
     until_result(other, "fenced", 5)
     agent.says("fenced, it was a mount of this host, which has it no longer")
-    assert (switched(fake), world.recorded()) == ([], [])
+    assert (switched(fake), world.recorded()) == ([], ["command"])
+
+
+def test_a_copy_of_a_hosts_disk_knows_nothing_of_its_mounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy may run beside the host that has the mount. What is fenced is so anywhere."""
+
+    async def write() -> None:
+        it = Records(str(tmp_path))
+        it.add_mounted({rid(1)})
+        it.add_fenced(rid(2), "10.0.0.2", "somehow")
+        await it.write()
+        assert Records(str(tmp_path)).was_mounted_here(rid(1))
+        other = tmp_path / "machine-id"
+        other.write_text("another\n")
+        monkeypatch.setattr(records, "MACHINE", (str(other),))
+        copy = Records(str(tmp_path))
+        assert not copy.was_mounted_here(rid(1))
+        assert copy.fenced(rid(2), "10.0.0.2")
+
+    asyncio.run(write())
 
 
 def remove_tree(mount: Path) -> None:

@@ -127,9 +127,11 @@ def test_an_incomplete_directory_waits_for_another_look(world: World, name: str)
     late = (directory / name).read_text()
     (directory / name).unlink()
     agent = world.agent()
+    told = f"cannot read the request {directory}: .*No such file.*{name}"
+    agent.says(told)
     time.sleep(0.2)
     assert not agent.lines("^rid ")
-    assert len(agent.lines(f"cannot read the request {directory}: .*No such file.*{name}")) == 1
+    assert len(agent.lines(told)) == 1
     (directory / name).write_text(late)
     until_result(directory, "fenced")
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the agent knows beyond its own life: which rids are fenced, and which were mounted here.
 
+A disk may be copied, and the copy be the disk of another host. So what was mounted here counts only
+on the machine that wrote it; what was fenced is so anywhere.
+
 Both are written to the state directory as they become known, by a thread, so that a slow disk
 delays no answer. A record that is lost costs one more fencing; one that is wrong would cost the
 filesystem. So a damaged file is put aside, loudly, and a record counts only together with the
@@ -27,6 +30,9 @@ from scoutfs_fenced.statefile import StateError, read_state, write_state
 MOST = 4096
 LONGEST = 30 * 86400.0
 
+# The machine's own number, and that of the installation.
+MACHINE = ("/sys/class/dmi/id/product_uuid", "/etc/machine-id")
+
 # Seconds between two writes.
 PAUSE = 0.2
 
@@ -51,6 +57,8 @@ class Records:
                 return
             now = time.time()
             fenced, mounted = told["fenced"], told["mounted"]
+            if told["machine"] != machine():
+                mounted = {}
             for rid, record in fenced.items():
                 if now - float(record["time"]) < LONGEST:
                     self._fenced[rid] = {
@@ -110,7 +118,11 @@ class Records:
         if not self._changed.is_set():
             return
         self._changed.clear()
-        content = {"version": 1, "fenced": dict(self._fenced), "mounted": dict(self._mounted)}
+        content = {
+            "machine": machine(),
+            "fenced": dict(self._fenced),
+            "mounted": dict(self._mounted),
+        }
         try:
             await asyncio.get_running_loop().run_in_executor(None, write_state, self._path, content)
         except OSError as error:
@@ -123,6 +135,15 @@ class Records:
             self._complained = True
         else:
             self._complained = False
+
+
+def machine() -> str:
+    """What tells this machine from another one that has a copy of its disk."""
+    found = []
+    for path in MACHINE:
+        with suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+            found.append(file.read().strip())
+    return " ".join(found)
 
 
 def _drop_oldest(records: dict[str, Any], keep: AbstractSet[str] = frozenset()) -> None:

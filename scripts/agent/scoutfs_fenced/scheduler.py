@@ -20,11 +20,11 @@ was begun for: the next leader asks for the same mount, and its request joins.
 
   3. _known(), by an administrator's word, which was confirmed and is logged with the login.
 
-  4. _known(), because the mount was one of this host and is no longer: sysfs shows every
-     mount that can write (mounts.py), and shows no such. That the mount was one of this host is
-     known by the agent's own record of mounts, by a loopback address, or by a hosts file that
-     gives its address to a host all of whose addresses are this host's. An address of this host
-     alone is no proof: it may have moved here from a host that still writes.
+  4. _known(), because the mount was one of this host and is no longer: its address is this host's,
+     and sysfs, which shows every mount that can write (mounts.py), shows no such. The address alone
+     is no proof: it may have moved here from a host that still writes. So the agent's own record of
+     this host's mounts has to have it, or it is a loopback address, or the hosts file gives it to a
+     host all of whose addresses are this host's.
 
 None of these answers for a mount that this host has now. No device fences an address of this host.
 
@@ -338,8 +338,9 @@ class Scheduler:
         return served.state == "done"
 
     def _known(self, served: ServedRequest, host: Host | None, knowledge: Knowledge) -> str | None:
-        """How it is known that a mount is fenced, which is surely not here; None if it is not."""
+        """How it is known that a mount is fenced; None if it is not known."""
         request = served.request
+        own = self._is_own(request.address, host)
         for word in knowledge.words:
             if word.is_about(request.rid, served.address):
                 self._record(request.rid, served.address, str(word))
@@ -347,7 +348,8 @@ class Scheduler:
         recorded = self._recorded(served, host)
         if recorded is not None:
             return f"was fenced before: {recorded}"
-        if not knowledge.mounts.may_have(request.rid) and self._was_here(request, host):
+        is_gone = own and not knowledge.mounts.may_have(request.rid)
+        if is_gone and self._was_here(request, host):
             self._record(request.rid, served.address, "it was a mount of this host, and is gone")
             return "it was a mount of this host, which has it no longer"
         return None
