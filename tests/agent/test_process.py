@@ -4,16 +4,59 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import resource
+import signal
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from scoutfs_fenced import process
+from scoutfs_fenced import cgroup, process
 from scoutfs_fenced.process import Ending
 from support import until
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of version 2, for groups of commands."""
+    own = cgroup._own_directory()
+    group = Path(own or "/nowhere", f"scoutfs-fence-case-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        if not (group / "cgroup.kill").exists():
+            pytest.skip("this kernel has no cgroup.kill")
+        yield group
+    finally:
+        with suppress(OSError):
+            (group / "cgroup.kill").write_text("1")
+        until(lambda: removed(group), f"nothing runs in {group}")
+
+
+def removed(group: Path) -> bool:
+    """Removes a control group with those below it; whether that worked."""
+    for directory, _, _ in os.walk(group, topdown=False):
+        with suppress(OSError):
+            os.rmdir(directory)
+    return not group.exists()
+
+
+@pytest.fixture(params=["group", "marks"], autouse=True)
+def families(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the processes of commands are found; each case is about both ways."""
+    way: str = request.param
+    directory = str(request.getfixturevalue("group")) if way == "group" else None
+    monkeypatch.setattr(cgroup, "delegated", lambda: directory)
+    monkeypatch.setattr(process, "_left_behind", [])
+    return way
 
 
 def run(script: str, *, limit: float = 20, stdin: bytes = b"") -> tuple[Ending, list[str], float]:
@@ -81,11 +124,27 @@ def test_a_script_without_a_first_line_is_run_by_the_shell(tmp_path: Path) -> No
     assert ending == Ending(status=7)
 
 
-def test_its_environment_is_the_given_one_and_a_mark() -> None:
+def test_its_environment_is_the_given_one_and_may_have_a_mark(families: str) -> None:
     said: list[str] = []
     command = ["/usr/bin/env"]
     asyncio.run(process.run(command, environment={"A": "b"}, limit=9, say=said.append))
-    assert [line.partition("=")[0] for line in said] == ["A", process.MARK]
+    mark = [process.MARK] if families == "marks" else []
+    assert [line.partition("=")[0] for line in said] == ["A", *mark]
+
+
+def test_it_starts_with_signals_as_programs_expect_them() -> None:
+    _, said, _ = run("grep -E 'Sig(Blk|Ign)' /proc/self/status")
+    masks = [int(line.split()[1], 16) for line in said]
+    # Python ignores SIGPIPE and SIGXFSZ.
+    python = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
+    assert [mask & python for mask in masks] == [0, 0]
+
+
+def test_it_inherits_no_open_file() -> None:
+    with open("/etc/passwd"):
+        _, said, _ = run("ls /proc/self/fd | sort -n")
+    # The last is the directory that ls reads.
+    assert said == ["0", "1", "2", "3"]
 
 
 def test_standard_input_is_what_is_given_of_any_length() -> None:
@@ -209,8 +268,11 @@ def test_one_that_prints_much_is_not_held_up() -> None:
     assert said[-1] == f"(and {50_000_000 - process.LONGEST_LINE} bytes more, which are left out)"
 
 
-def test_cancelling_ends_it() -> None:
-    async def cancel(times: int) -> float:
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_cancelling_ends_it_after_its_second_of_grace(times: int) -> None:
+    """However often it is cancelled."""
+
+    async def cancel() -> float:
         script = "trap '' TERM; while :; do sleep 4321.1; done"
         task = asyncio.ensure_future(
             process.run(["/bin/sh", "-c", script], environment=os.environ, limit=99, say=print)
@@ -223,20 +285,115 @@ def test_cancelling_ends_it() -> None:
             await asyncio.wait({task}, timeout=0.05)
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not process._running, "nobody waits for it any more"
+        assert not process._running, "nothing waits for it any more"
         return time.monotonic() - began
 
-    assert process.GRACE <= asyncio.run(cancel(1)) < process.GRACE + 1
-    until(lambda: not running("4321.1"), "it is killed")
-    assert asyncio.run(cancel(2)) < process.GRACE / 2, "at once, when asked again"
+    assert process.GRACE <= asyncio.run(cancel()) < process.GRACE + 1
     until(lambda: not running("4321.1"), "it is killed")
 
 
-def test_hundreds_at_once() -> None:
+# What a session on a device needs to be ended.
+LOGOUT = """#!/bin/bash
+trap 'sleep 0.4; echo logged out >{file}; exit' TERM
+echo >{ready}
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("how", ["{} & wait", "setsid {} & wait", "(setsid {} &); sleep 60"])
+def test_its_children_have_a_second_as_well(tmp_path: Path, how: str, times: int) -> None:
+    """Though the command itself, a shell, ends at once."""
+    file, ready = tmp_path / "file", tmp_path / "ready"
+    child = tmp_path / "child"
+    child.write_text(LOGOUT.format(file=file, ready=ready))
+    child.chmod(0o755)
+
+    async def cancel() -> None:
+        command = ["/bin/bash", "-c", how.format(child)]
+        task = asyncio.ensure_future(
+            process.run(command, environment=os.environ, limit=99, say=print)
+        )
+        while not ready.exists():
+            await asyncio.sleep(0.01)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.05)
+        await asyncio.wait({task})
+
+    asyncio.run(cancel())
+    assert file.read_text() == "logged out\n"
+
+
+def test_nothing_leaves_its_control_group(group: Path, families: str) -> None:
+    """Not by another session, another parent and another environment."""
+    if families == "marks":
+        pytest.skip("only control groups can do this")
+    ending, _, _ = run("(env -i setsid sleep 1234.9 &); sleep 1234.9", limit=0.3)
+    assert ending.over_limit
+    until(lambda: not running("1234.9"), "it is killed")
+
+
+def test_what_is_left_behind_keeps_its_control_group(group: Path, families: str) -> None:
+    if families == "marks":
+        pytest.skip("there is none")
+
+    def groups() -> int:
+        return len(list(group.glob("command-*")))
+
+    async def leave() -> None:
+        async def one(script: str) -> None:
+            command = ["/bin/bash", "-c", script]
+            await process.run(command, environment=os.environ, limit=9, say=print)
+
+        await one("exec >/dev/null; sleep 0.5 &")
+        assert groups() == 1, "it runs in it"
+        await one("exit 0")
+        assert groups() == 1, "nothing ran in the other one any more"
+        await asyncio.sleep(0.6)
+        await one("exit 0")
+        assert groups() == 0
+
+    asyncio.run(leave())
+
+
+def test_only_a_control_group_that_is_delegated_is_used(group: Path) -> None:
+    def told() -> str:
+        package = Path(cgroup.__file__).parents[1]
+        script = (
+            f"import sys; sys.path.insert(0, '{package}'); "
+            f"open('{group}/cgroup.procs', 'w').write('0'); "
+            "from scoutfs_fenced import cgroup; print(cgroup.delegated())"
+        )
+        command = [sys.executable, "-B", "-c", script]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert told() == "None"
+    os.setxattr(group, "trusted.delegate", b"0")
+    assert told() == "None"
+    os.setxattr(group, "trusted.delegate", b"1")
+    assert told() == str(group)
+
+
+def test_hundreds_at_once_beside_other_threads() -> None:
+    busy = True
+
+    def work() -> None:
+        while busy:
+            hashlib.sha256(os.urandom(100_000)).hexdigest()
+
     async def many() -> list[Ending]:
         command = [sys.executable, "-c", "raise SystemExit(4)"]
         one = (process.run(command, environment={}, limit=60, say=print) for _ in range(100))
         return await asyncio.gather(*one)
 
-    assert set(asyncio.run(many())) == {Ending(status=4)}
-    assert not process._running, "nobody waits for them any more"
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert set(asyncio.run(many())) == {Ending(status=4)}
+    finally:
+        busy = False
+        for thread in threads:
+            thread.join()
+    assert not process._running, "nothing waits for them any more"

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One command, run to its end or to its limit, whatever it does.
 
-A command gets a session of its own. One that is over its limit, or that nobody wants any more, gets
-SIGTERM, and a moment later SIGKILL together with everything that it has started. Processes that
-went into other sessions are found as well: they come to this process once their parents are gone,
-and carry a mark in their environment.
+A command gets a session of its own. If it exceeds its limit or is no longer needed, it and
+everything that it has started get SIGTERM, and what still runs after a second gets SIGKILL. Nothing
+shortens that second: a command may have a session on a device to end.
+
+Everything that a command starts stays in the control group that it is started in. Without control
+groups (version 2, delegated to the agent) its processes are found by their session, by their
+parents, and, as this process adopts orphans, by a mark in their environment.
 
 What a command leaves behind when it ends by itself lives on, as it does with an agent that is a
-shell script; nobody waits for it.
+shell script; nothing waits for it.
 
 C header: linux/prctl.h
 """
@@ -23,16 +26,22 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Protocol
+
+from scoutfs_fenced import cgroup
 
 # Seconds between SIGTERM and SIGKILL, and how long the kernel may take to carry out the latter.
 GRACE = 1.0
 TO_DIE = 1.0
 
-# What is told of a command's output, so that one that never ends fills nothing.
+# Seconds between two looks at whether all that got SIGTERM has ended.
+PAUSE = 0.05
+
+# What is logged of a command's output, so that one that never ends fills nothing.
 MOST_LINES = 100
 LONGEST_LINE = 1000
 
@@ -41,12 +50,18 @@ READ_AT_ONCE = 1 << 16
 # Tells the processes of one command from those of another.
 MARK = "SCOUTFS_FENCED_COMMAND"
 
+# Open files for standard input, output and error.
+Files = tuple[int, int, int]
+
 _PR_SET_CHILD_SUBREAPER = 36
 
 _numbers = itertools.count(1)
 
 # The commands that run, by process id, and what waits for their end.
 _running: dict[int, asyncio.Future[int]] = {}
+
+# The control groups of commands that have left something behind.
+_left_behind: list[cgroup.ControlGroup] = []
 
 
 @dataclass(frozen=True)
@@ -87,40 +102,65 @@ async def run(
 ) -> Ending:
     """Runs a command with this environment and no other.
 
-    Each line of its output is said. Cancelling this ends the command before it returns; cancelling
-    it again does so without delay.
+    Each line of its output is said. If this is cancelled, once or many times, it returns when the
+    command has ended, which takes no longer than GRACE and TO_DIE.
     """
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGCHLD, _reap)
-    _adopt_orphans()
-    mark = f"{MARK}={os.getpid()}-{next(_numbers)}"
-    name, _, value = mark.partition("=")
     output = Output(say)
-    try:
-        process = output.start(command, {**environment, name: value}, stdin)
-    except OSError as error:
-        output.close()
-        return Ending(not_started=error.strerror or str(error))
-    except BaseException:
-        output.close()
-        raise
-
-    ended: asyncio.Future[int] = loop.create_future()
-    _running[process.pid] = ended
     by_itself = False
     try:
-        await asyncio.wait({ended}, timeout=limit)
-        by_itself = ended.done()
+        ending = await _run(lambda family: output.start(family, command, environment, stdin), limit)
+        by_itself = ending.status is not None or ending.signal is not None
+        return ending
     finally:
-        if not by_itself:
-            await _end(process.pid, mark, ended)
-        # Popen need not look for it any more.
-        process.returncode = ended.result() if ended.done() else 0
         output.ended(by_itself)
+
+
+async def run_on(
+    files: Files, command: Sequence[str], *, environment: Mapping[str, str], limit: float
+) -> Ending:
+    """Like run(), with open files for standard input, output and error."""
+    return await _run(lambda family: _start(family, command, environment, files), limit)
+
+
+async def _run(start: Callable[[Family], int], limit: float) -> Ending:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, _reap)
+    family = _family()
+    try:
+        try:
+            leader = start(family)
+        except OSError as error:
+            return Ending(not_started=error.strerror or str(error))
+        ended: asyncio.Future[int] = loop.create_future()
+        _running[leader] = ended
+        by_itself = False
+        try:
+            await asyncio.wait({ended}, timeout=limit)
+            by_itself = ended.done()
+        finally:
+            try:
+                if not by_itself:
+                    await _to_the_end(_end(family, ended))
+            finally:
+                _running.pop(leader, None)
+    finally:
+        family.forget()
     if not by_itself:
         return Ending(over_limit=max(0.0, limit))
     status = ended.result()
     return Ending(status=status) if status >= 0 else Ending(signal=-status)
+
+
+def _start(
+    family: Family, command: Sequence[str], environment: Mapping[str, str], files: Files
+) -> int:
+    try:
+        return family.start(command, environment, files)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        # A script that does not say by what it is run.
+        return family.start([shell(), *command], environment, files)
 
 
 def shell() -> str:
@@ -128,45 +168,142 @@ def shell() -> str:
     return shutil.which("bash", path="/usr/bin:/bin") or "/bin/sh"
 
 
-async def _end(leader: int, mark: str, ended: asyncio.Future[int]) -> None:
+async def _to_the_end(work: Awaitable[None]) -> None:
+    """Waits for work that must not be cut short; is cancelled after it, if it was meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def _end(family: Family, ended: asyncio.Future[int]) -> None:
     """Ends a command and everything that it started."""
-    try:
-        _signal(os.killpg, leader, signal.SIGTERM)
-        await asyncio.wait({ended}, timeout=GRACE)
-    finally:
+    _signal_each(family.processes(), signal.SIGTERM)
+    await _all_ended(family, ended, GRACE)
+    family.kill()
+    await _all_ended(family, ended, TO_DIE)
+
+
+async def _all_ended(family: Family, ended: asyncio.Future[int], seconds: float) -> None:
+    """Waits until a command has ended with everything that it started, or for so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (ended.done() and family.is_empty()):
+        await asyncio.sleep(PAUSE)
+
+
+def _signal_each(processes: Iterable[int], number: int) -> None:
+    """Sends a signal to processes, each of which may be gone."""
+    for pid in processes:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+class Family(Protocol):
+    """A command's processes, wherever they have gone."""
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
+        """Starts the command, and returns its process id; raises OSError if it cannot be run."""
+
+    def processes(self) -> Iterable[int]:
+        """The process ids of those that run."""
+
+    def is_empty(self) -> bool:
+        """Whether none runs any more."""
+
+    def kill(self) -> None:
+        """Kills all that run."""
+
+    def forget(self) -> None:
+        """Frees what this needs; no other method is called after it."""
+
+
+def _family() -> Family:
+    """What a command is started in."""
+    directory = cgroup.delegated()
+    if directory is not None:
+        with suppress(OSError):
+            return _Group(cgroup.ControlGroup(directory))
+    return _Marked()
+
+
+class _Group:
+    """The processes in a control group."""
+
+    def __init__(self, group: cgroup.ControlGroup) -> None:
+        self._group = group
+        self.start = group.start
+        self.processes = group.processes
+        self.is_empty = group.is_empty
+        self.kill = group.kill
+
+    def forget(self) -> None:
+        """Removes the group, or keeps it in mind if the command has left something in it."""
+        _left_behind.append(self._group)
+        _left_behind[:] = [group for group in _left_behind if not group.remove()]
+
+
+class _Marked:
+    """The processes of a session, their children, and orphans that carry a mark."""
+
+    def __init__(self) -> None:
+        _adopt_orphans()
+        self._mark = f"{MARK}={os.getpid()}-{next(_numbers)}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
+        """As in Family."""
+        name, _, value = self._mark.partition("=")
+        self._process = subprocess.Popen(
+            command,
+            env={**environment, name: value},
+            stdin=files[0],
+            stdout=files[1],
+            stderr=files[2],
+            start_new_session=True,
+        )
+        return self._process.pid
+
+    def processes(self) -> set[int]:
+        """As in Family."""
+        assert self._process
+        me, leader = os.getpid(), self._process.pid
+        children: dict[int, list[int]] = {}
+        family = set()
+        for pid, (state, parent, group, session) in _processes():
+            children.setdefault(parent, []).append(pid)
+            adopted = parent == me and pid not in _running and _has_mark(pid, self._mark)
+            if state != "Z" and (leader in (pid, group, session) or adopted):
+                family.add(pid)
+        grown = list(family)
+        while grown:
+            for child in children.get(grown.pop(), []):
+                if child not in family:
+                    family.add(child)
+                    grown.append(child)
+        return family
+
+    def is_empty(self) -> bool:
+        """As in Family."""
+        return not self.processes()
+
+    def kill(self) -> None:
+        """As in Family."""
         killed: set[int] = set()
         # Again, for what was started while this looked.
-        while new := _family(leader, mark) - killed:
-            for pid in new:
-                _signal(os.kill, pid, signal.SIGKILL)
+        while new := self.processes() - killed:
+            _signal_each(new, signal.SIGKILL)
             killed |= new
-        await asyncio.wait({ended}, timeout=TO_DIE)
-        _running.pop(leader, None)
 
-
-def _signal(send: Callable[[int, int], None], to: int, number: int) -> None:
-    """Sends a signal to somebody who may be gone."""
-    with suppress(ProcessLookupError, PermissionError):
-        send(to, number)
-
-
-def _family(leader: int, mark: str) -> set[int]:
-    """The processes that come from a command and still run."""
-    me = os.getpid()
-    children: dict[int, list[int]] = {}
-    family = set()
-    for pid, (state, parent, group, session) in _processes():
-        children.setdefault(parent, []).append(pid)
-        adopted = parent == me and pid not in _running and _has_mark(pid, mark)
-        if state != "Z" and (leader in (pid, group, session) or adopted):
-            family.add(pid)
-    grown = list(family)
-    while grown:
-        for child in children.get(grown.pop(), []):
-            if child not in family:
-                family.add(child)
-                grown.append(child)
-    return family
+    def forget(self) -> None:
+        """Keeps Popen from waiting for a process that _reap has waited for."""
+        if self._process:
+            self._process.returncode = 0
 
 
 def _processes() -> Iterator[tuple[int, tuple[str, int, int, int]]]:
@@ -227,38 +364,26 @@ class Output:
         os.set_blocking(self._file, False)
 
     def start(
-        self, command: Sequence[str], environment: Mapping[str, str], stdin: bytes
-    ) -> subprocess.Popen[bytes]:
-        """Starts the command that prints."""
+        self,
+        family: Family,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stdin: bytes,
+    ) -> int:
+        """Starts the command that prints; returns its process id."""
         # A file in memory takes any number of bytes at once, whether they are read or not.
         given = os.memfd_create("stdin")
         try:
             os.write(given, stdin)
             os.lseek(given, 0, os.SEEK_SET)
-
-            def popen(command: Sequence[str]) -> subprocess.Popen[bytes]:
-                return subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=given,
-                    stdout=self._for_command,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-
-            try:
-                process = popen(command)
-            except OSError as error:
-                if error.errno != errno.ENOEXEC:
-                    raise
-                # A script that does not say by what it is run.
-                process = popen([shell(), *command])
+            files = (given, self._for_command, self._for_command)
+            pid = _start(family, command, environment, files)
         finally:
             os.close(given)
         os.close(self._for_command)
         self._for_command = -1
         asyncio.get_running_loop().add_reader(self._file, self._read)
-        return process
+        return pid
 
     def ended(self, by_itself: bool) -> None:
         """Tells what the command had still to say; listens on only where it left somebody."""
