@@ -67,6 +67,7 @@ def test_all_that_belongs_to_it_is_installed(tmp_path: Path) -> None:
     modes = installed(tmp_path)
     for path in (
         "/etc/scoutfs",
+        "/usr/local/lib/systemd/catalog/scoutfs-fenced.catalog",
         "/usr/local/lib/systemd/system/scoutfs-fenced.service",
         "/usr/local/share/bash-completion/completions/scoutfs-fenced",
         "/usr/local/share/man/man5/scoutfs-fenced.conf.5",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -59,6 +60,26 @@ def test_the_journal_gets_fields(
     manager.close()
     log.event("without a journal")
     assert capfd.readouterr().out == "without a journal\n"
+
+
+CATALOG = Path(log.__file__).resolve().parents[1] / "scoutfs-fenced.catalog"
+
+
+def test_a_result_has_a_message_id_that_the_catalog_explains(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = os.fstat(1)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{file.st_dev}:{file.st_ino}")
+    for result, number in log.MESSAGE_IDS.items():
+        log.event("something", result=result, **SUBJECT)
+        lines = manager.recv(4096).decode().splitlines()
+        assert f"MESSAGE_ID={number}" in lines
+        assert f"SCOUTFS_FENCE_RESULT={result}" in lines
+    log.event("something", result="of another kind")
+    assert "MESSAGE_ID" not in manager.recv(4096).decode()
+
+    entries = re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE)
+    assert sorted(entries) == sorted(log.MESSAGE_IDS.values())
 
 
 def test_what_leads_elsewhere_gets_lines(

@@ -2,8 +2,9 @@
 """One line for each event, on standard output, or in the journal where that is what it leads to.
 
 The journal gets what the line is about as fields as well, SCOUTFS_FENCE_RID and so on, so that
-`journalctl SCOUTFS_FENCE_RID=2f1a90c37be5d468` tells all about a request. It is written in the
-format of https://systemd.io/JOURNAL_NATIVE_PROTOCOL/.
+`journalctl SCOUTFS_FENCE_RID=2f1a90c37be5d468` tells all about a request. A line with a result has
+SCOUTFS_FENCE_RESULT and a MESSAGE_ID, which the file scoutfs-fenced.catalog explains. It is written
+in the format of https://systemd.io/JOURNAL_NATIVE_PROTOCOL/.
 
 Nothing here waits or fails: whoever reads the log cannot keep the agent from fencing.
 """
@@ -24,6 +25,14 @@ JOURNAL = "/run/systemd/journal/socket"
 
 # What a pipe that has room takes without waiting: PIPE_BUF.
 LONGEST = 4096
+
+# The MESSAGE_ID of each result: of a request, and of a look at a device.
+MESSAGE_IDS = {
+    "fenced": "5c4dc2710eda4ea1bd5c8091c3d7f90f",
+    "failed": "cd13a75a7eb84f11b111aafeef39ff22",
+    "lost": "d0d1841559274bc086b9578458ca4dc8",
+    "back": "0bf1063ec95b443e83554cf3b6f1181a",
+}
 
 # These say which request a line is about, and stand at its beginning.
 SUBJECT = ("rid", "address", "reason", "mount")
@@ -53,10 +62,12 @@ def _leads_to_journal() -> bool:
 
 def to_journal(text: str, level: int, fields: dict[str, str]) -> bool:
     """Puts a line and its fields into the journal; returns whether there is one."""
+    message_id = MESSAGE_IDS.get(fields.get("result", ""))
     entry = {
         "MESSAGE": text,
         "PRIORITY": str(level),
         "SYSLOG_IDENTIFIER": IDENTIFIER,
+        **({"MESSAGE_ID": message_id} if message_id else {}),
         **{f"SCOUTFS_FENCE_{name.upper()}": value for name, value in fields.items()},
     }
     # A value with a line's end in it would begin the next field.
