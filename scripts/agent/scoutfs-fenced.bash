@@ -35,10 +35,11 @@ _scoutfs_fenced() {
 		return
 		;;
 	ack:--mount) words=$(_scoutfs_fenced_requests mounts) ;;
-	:*) words='status check ack --sysfs --version --help' ;;
-	status:*) words='--json --help' ;;
-	check:*) words='--help' ;;
-	ack:*) words="--mount --help $(_scoutfs_fenced_requests rids)" ;;
+	:*) words='status check ack fence history --sysfs --version --help' ;;
+	ack:--host | ack:--for) return ;;
+	status:* | history:*) words='--json --help' ;;
+	check:* | fence:*) words='--help' ;;
+	ack:*) words="--mount --host --for --withdraw --help $(_scoutfs_fenced_requests rids)" ;;
 	*) return ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
