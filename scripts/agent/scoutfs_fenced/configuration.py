@@ -55,6 +55,8 @@ VARIABLES = (
     "SCOUTFS_FENCED_RETRIES",
     "SCOUTFS_FENCED_RETRY_PAUSE",
     "SCOUTFS_FENCED_STOP_TIMEOUT",
+    "SCOUTFS_FENCED_HOOK",
+    "SCOUTFS_FENCED_METRICS",
 )
 
 # What the shell does: $0 is itself, $1 the configuration. That may print whatever it likes, so the
@@ -113,6 +115,9 @@ class Configuration:
     retry_pause: float = 1
     # Seconds that running commands get when the agent is told to stop.
     stop_timeout: float = 30
+    # The program that hears of events, and the file of metrics; empty for none.
+    hook: str = ""
+    metrics: str = ""
     # The environment that commands get.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -162,6 +167,8 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
         retries=values.count("SCOUTFS_FENCED_RETRIES", None),
         retry_pause=values.number("SCOUTFS_FENCED_RETRY_PAUSE", 1.0, zero=True),
         stop_timeout=values.number("SCOUTFS_FENCED_STOP_TIMEOUT", 30.0, zero=True),
+        hook=values.program("SCOUTFS_FENCED_HOOK"),
+        metrics=values.metrics("SCOUTFS_FENCED_METRICS"),
         environment=dict(line.split("=", 1) for line in exported if "=" in line),
     )
 
@@ -312,6 +319,19 @@ class _Values:
             return ()
         if not path:
             raise self.wrong(name, "must be set to the path of the fence command")
-        if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        return (self.program(name), *arguments)
+
+    def program(self, name: str) -> str:
+        """The path of a program that can be run; empty if none is named."""
+        path = self._given.get(name, "")
+        if path and not (os.path.isfile(path) and os.access(path, os.X_OK)):
             raise self.wrong(name, f"is not an executable file: {path}")
-        return (path, *arguments)
+        return path
+
+    def metrics(self, name: str) -> str:
+        """The path of a file that node_exporter reads; empty if none is named."""
+        path = self._given.get(name, "")
+        stem, extension = os.path.splitext(os.path.basename(path))
+        if path and not (path.startswith("/") and stem and extension == ".prom"):
+            raise self.wrong(name, f"must be a whole path that ends with .prom, not '{path}'")
+        return path

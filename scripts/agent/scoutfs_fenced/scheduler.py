@@ -169,6 +169,15 @@ class Scheduler:
                     self._queue(served)
             fencing.wake.set()
 
+    def left(self) -> list[float]:
+        """For each request without an answer: seconds until the kernel gives it up."""
+        now = time.monotonic()
+        return [
+            served.request.deadline - now
+            for served in self.requests.values()
+            if served.state != "done"
+        ]
+
     def running(self) -> int:
         """How many hosts have an attempt that runs."""
         return sum(fencing.attempt is not None for fencing in self._fencings.values())

@@ -16,6 +16,8 @@ from scoutfs_fenced import configuration, log
 from scoutfs_fenced.configuration import Configuration, ConfigurationError
 from scoutfs_fenced.discovery import Discovery
 from scoutfs_fenced.history import History
+from scoutfs_fenced.hook import Hook
+from scoutfs_fenced.metrics import Metrics
 from scoutfs_fenced.notify import notify, watchdog_pause
 from scoutfs_fenced.records import Records
 from scoutfs_fenced.scheduler import Scheduler
@@ -28,8 +30,9 @@ OTHER_FILES = 128
 # Seconds between two looks at this host's mounts and at what administrators have acknowledged.
 TICK = 2.0
 
-# How long the state directory may take at the end.
+# How long the state directory may take at the end, and programs of the hook.
 SECONDS_TO_WRITE = 5.0
+SECONDS_FOR_HOOK = 5.0
 
 
 class Server:
@@ -41,7 +44,10 @@ class Server:
         self.records = Records(state_directory())
         self.history = History(state_directory())
         self.scheduler = Scheduler(settings, sysfs, self.records, state_directory())
-        self.scheduler.events.subscribe(self.history.add)
+        self.metrics = Metrics(self.began, lambda: self.settings.metrics, self.scheduler.left)
+        self.hook = Hook(lambda: self.settings)
+        for subscriber in (self.history.add, self.metrics.add, self.hook.add):
+            self.scheduler.events.subscribe(subscriber)
         self.discovery = Discovery(sysfs, self.scheduler)
         self._background: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -61,6 +67,7 @@ class Server:
         self._spawn(self._keep_ticking())
         self._spawn(self.records.keep_writing())
         self._spawn(self.history.keep_writing())
+        self._spawn(self.metrics.keep_writing())
         scanning = self._spawn(self.discovery.run(self._scanned))
         log.event(f"serving fence requests, as {self.settings.path} says")
         notify("READY=1")
@@ -73,10 +80,11 @@ class Server:
         notify("STOPPING=1")
         at_once = asyncio.ensure_future(self._stop_at_once.wait())
         await self.scheduler.stop(at_once)
+        written = (self.records, self.history, self.metrics)
         await asyncio.wait(
-            [asyncio.ensure_future(each.write()) for each in (self.records, self.history)],
-            timeout=SECONDS_TO_WRITE,
+            [asyncio.ensure_future(each.write()) for each in written], timeout=SECONDS_TO_WRITE
         )
+        await self.hook.stop(SECONDS_FOR_HOOK)
         log.event("stopped")
 
     def _scanned(self) -> None:
