@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,8 +39,14 @@ class Systemd:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a command where systemd runs: it refuses to talk to others."""
-        enter = ["nsenter", f"--target={self._pid}", "--pid", "--mount"]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, check=False)
+        return subprocess.run(self._there(command), capture_output=True, text=True, check=False)
+
+    def begin(self, *command: str) -> subprocess.Popen[bytes]:
+        """Starts a command where systemd runs."""
+        return subprocess.Popen(self._there(command))
+
+    def _there(self, command: Sequence[str]) -> list[str]:
+        return ["nsenter", f"--target={self._pid}", "--pid", "--mount", *command]
 
     def systemctl(self, *arguments: str) -> str:
         done = self.run("systemctl", *arguments)

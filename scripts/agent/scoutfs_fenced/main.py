@@ -15,6 +15,7 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   device         calls a fence agent
   hosts          the hosts file: which devices fence which host
   process        one command, run to its end or to its limit
+  cgroup         a control group for each command
   mounts         which scoutfs mounts this host has
   addresses      which addresses this host has
   records        which rids are fenced, and which were mounted here
@@ -22,8 +23,11 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   statefile      how these are kept
   events         what the agent reports to its own parts
   history        keeps these events, and shows them
+  hook           runs the administrator's program for each
+  metrics        counts them in a file for node_exporter
   status         the socket that tells what the agent does
   control        the socket for commands that the agent carries out
+  relay          runs check under the agent's conditions
   instance       the runtime folder, and the single-instance lock
   log, notify    the log, and messages to systemd
 
@@ -47,6 +51,7 @@ from scoutfs_fenced import configuration, log, version
 from scoutfs_fenced.configuration import ConfigurationError
 from scoutfs_fenced.control import serve_control
 from scoutfs_fenced.instance import InstanceError, acquire_instance_lock, folder
+from scoutfs_fenced.relay import COMMANDS, Relay, run_by_agent
 from scoutfs_fenced.server import Server
 from scoutfs_fenced.status import serve_status
 
@@ -80,6 +85,10 @@ def main() -> int:
         from scoutfs_fenced.history import print_history
 
         return print_history(arguments.json)
+    if arguments.command in COMMANDS:
+        status = run_by_agent(sys.argv[sys.argv.index(arguments.command) :])
+        if status is not None:
+            return status
     try:
         if arguments.command == "check":
             return asyncio.run(check())
@@ -144,4 +153,10 @@ async def serve(sysfs: str) -> None:
         await serve_control(os.path.join(folder(), "control"), server.scheduler)
     except OSError as error:
         log.event(f"no command can reach the agent at {path}: {error}", level=log.WARNING)
+    relay = Relay()
+    try:
+        relay.listen()
+    except OSError as error:
+        log.event(f"check does not run under the agent's conditions: {error}", level=log.WARNING)
     await server.serve()
+    await relay.stop()
