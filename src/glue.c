@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What Rust cannot do: export symbols, declare module parameters with bounds,
- * and call the kernel's macros and static inline functions.
+ * What Rust cannot do on every supported kernel: export symbols, declare module
+ * parameters with bounds, define tracepoints, print, and call the kernel's
+ * macros and static inline functions.
  */
-#include <linux/hex.h>
+#include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "glue.h"
+
+#define CREATE_TRACE_POINTS
+#include "trace.h"
 
 #define TIMEOUT_MS_DEFAULT 30000
 #define TIMEOUT_MS_MIN 100
@@ -32,16 +37,11 @@ EXPORT_SYMBOL_GPL(scoutfs_fence_destroy);
 MODULE_AUTHOR("The scoutfs-fence developers");
 MODULE_VERSION(SCOUTFS_FENCE_VERSION);
 
-const char *scoutfs_fence_glue_version(void)
-{
-	return SCOUTFS_FENCE_VERSION;
-}
-
 static unsigned int timeout_ms = TIMEOUT_MS_DEFAULT;
 
 static int timeout_ms_set(const char *value, const struct kernel_param *kp)
 {
-	/* A number that no variable holds is out of bounds too, and not -ERANGE. */
+	/* A number too large for the variable is out of bounds too, and not -ERANGE. */
 	return param_set_uint_minmax(value, kp, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX) ? -EINVAL : 0;
 }
 
@@ -52,20 +52,18 @@ static const struct kernel_param_ops timeout_ms_ops = {
 
 module_param_cb(timeout_ms, &timeout_ms_ops, &timeout_ms, 0644);
 MODULE_PARM_DESC(timeout_ms,
-		 "milliseconds that a request waits for an answer before it fails, 100 to 3600000 (default 30000); for requests made from then on");
+		 "milliseconds before an unanswered request fails, 100 to 3600000 (default 30000); applies to requests started later");
 
 unsigned int scoutfs_fence_glue_timeout_ms(void)
 {
-	/* Root may be writing the parameter at this moment. */
+	/* Root may write the parameter concurrently. */
 	return READ_ONCE(timeout_ms);
 }
 
-struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name, bool highpri)
+struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name)
 {
-	/* Memory reclaim can wait for a fenced mount's locks: keep a rescuer. */
-	unsigned int flags = WQ_UNBOUND | WQ_MEM_RECLAIM;
-
-	return alloc_workqueue("%s", highpri ? flags | WQ_HIGHPRI : flags, 0, name);
+	/* Memory reclaim can depend on a fenced mount's locks: keep a rescuer. */
+	return alloc_workqueue("%s", WQ_UNBOUND | WQ_MEM_RECLAIM | WQ_HIGHPRI, 0, name);
 }
 
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
@@ -79,14 +77,14 @@ void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head)
 	init_waitqueue_head(wq_head);
 }
 
+void scoutfs_fence_glue_might_sleep(void)
+{
+	might_sleep();
+}
+
 int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16])
 {
 	return scnprintf(buf, size, "%pI6c", addr);
-}
-
-void scoutfs_fence_glue_bin2hex(char *dst, const void *src, size_t count)
-{
-	bin2hex(dst, src, count);
 }
 
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void)
@@ -97,4 +95,93 @@ unsigned int scoutfs_fence_glue_memalloc_nofs_save(void)
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags)
 {
 	memalloc_nofs_restore(flags);
+}
+
+void scoutfs_fence_glue_log_made(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
+				 const char *reason, size_t reason_len)
+{
+	if (addr_len == sizeof(struct in_addr))
+		pr_debug("%s: fence request for rid %016llx at %pI4 made: %.*s\n", mount, rid,
+			 addr, (int)reason_len, reason);
+	else
+		pr_debug("%s: fence request for rid %016llx at %pI6c made: %.*s\n", mount, rid,
+			 addr, (int)reason_len, reason);
+}
+
+void scoutfs_fence_glue_log_fenced(const char *mount, u64 rid, u64 elapsed_ms)
+{
+	pr_debug("%s: fence request for rid %016llx fenced after %llums\n", mount, rid,
+		 elapsed_ms);
+}
+
+/* Existing monitors match the words of this line and of the next one. */
+void scoutfs_fence_glue_log_error(const char *mount, u64 rid)
+{
+	pr_err("%s error: error indicated by fence action for rid %016llx\n", mount, rid);
+}
+
+void scoutfs_fence_glue_log_timed_out(const char *mount, u64 rid, unsigned int timeout_ms)
+{
+	pr_err("%s error: fence request for rid %016llx was not serviced in %ums, raising error\n",
+	       mount, rid, timeout_ms);
+}
+
+void scoutfs_fence_glue_log_removed(const char *mount, u64 rid, bool dropped)
+{
+	pr_debug("%s: fence request for rid %016llx %s\n", mount, rid,
+		 dropped ? "dropped" : "freed");
+}
+
+void scoutfs_fence_glue_log_left_behind(const char *mount)
+{
+	pr_err("%s error: still set up when the module is unloaded, destroying it\n", mount);
+}
+
+void scoutfs_fence_glue_log_not_set_up(const char *function)
+{
+	static DEFINE_RATELIMIT_STATE(limit, HZ, 10);
+
+	if (__ratelimit(&limit))
+		pr_err("scoutfs_fence error: %s: the superblock is not set up\n", function);
+}
+
+void scoutfs_fence_glue_trace_start(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
+				    int reason)
+{
+	trace_scoutfs_fence_start(mount, rid, addr, addr_len, reason);
+}
+
+void scoutfs_fence_glue_trace_duplicate(const char *mount, u64 rid, int reason)
+{
+	trace_scoutfs_fence_duplicate(mount, rid, reason);
+}
+
+void scoutfs_fence_glue_trace_fenced(const char *mount, u64 rid)
+{
+	trace_scoutfs_fence_fenced(mount, rid);
+}
+
+void scoutfs_fence_glue_trace_failed(const char *mount, u64 rid, bool timed_out)
+{
+	trace_scoutfs_fence_failed(mount, rid, timed_out);
+}
+
+void scoutfs_fence_glue_trace_freed(const char *mount, u64 rid)
+{
+	trace_scoutfs_fence_freed(mount, rid);
+}
+
+void scoutfs_fence_glue_trace_dropped(const char *mount, u64 rid)
+{
+	trace_scoutfs_fence_dropped(mount, rid);
+}
+
+void scoutfs_fence_glue_trace_wait_begin(const char *mount, bool next, unsigned long timeout)
+{
+	trace_scoutfs_fence_wait_begin(mount, next, timeout);
+}
+
+void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result)
+{
+	trace_scoutfs_fence_wait_end(mount, next, result);
 }

@@ -15,16 +15,40 @@ struct wait_queue_head;
 struct work_struct;
 struct workqueue_struct;
 
-const char *scoutfs_fence_glue_version(void);
 unsigned int scoutfs_fence_glue_timeout_ms(void);
 
-struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name, bool highpri);
+/* Kernel macros and static inline functions. */
+struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name);
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
 					  void (*func)(struct work_struct *work));
 void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head);
+void scoutfs_fence_glue_might_sleep(void);
 int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16]);
-void scoutfs_fence_glue_bin2hex(char *dst, const void *src, size_t count);
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void);
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags);
+
+/*
+ * Log lines.  Not from Rust's pr_*!(), which prints with %pA: a kernel without
+ * Rust does not know it.  Sleep as printk does.
+ */
+void scoutfs_fence_glue_log_made(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
+				 const char *reason, size_t reason_len);
+void scoutfs_fence_glue_log_fenced(const char *mount, u64 rid, u64 elapsed_ms);
+void scoutfs_fence_glue_log_error(const char *mount, u64 rid);
+void scoutfs_fence_glue_log_timed_out(const char *mount, u64 rid, unsigned int timeout_ms);
+void scoutfs_fence_glue_log_removed(const char *mount, u64 rid, bool dropped);
+void scoutfs_fence_glue_log_left_behind(const char *mount);
+void scoutfs_fence_glue_log_not_set_up(const char *function);
+
+/* Tracepoints of src/trace.h.  Any context. */
+void scoutfs_fence_glue_trace_start(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
+				    int reason);
+void scoutfs_fence_glue_trace_duplicate(const char *mount, u64 rid, int reason);
+void scoutfs_fence_glue_trace_fenced(const char *mount, u64 rid);
+void scoutfs_fence_glue_trace_failed(const char *mount, u64 rid, bool timed_out);
+void scoutfs_fence_glue_trace_freed(const char *mount, u64 rid);
+void scoutfs_fence_glue_trace_dropped(const char *mount, u64 rid);
+void scoutfs_fence_glue_trace_wait_begin(const char *mount, bool next, unsigned long timeout);
+void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result);
 
 #endif

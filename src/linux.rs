@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Safe wrappers of kernel facilities that the `kernel` crate does not wrap on every supported
+//! Safe wrappers for kernel facilities that the `kernel` crate does not wrap on every supported
 //! kernel.
 //!
-//! They know nothing of fencing. Besides `abi.rs` this is the only place of `unsafe` code, and the
-//! only place of differences between kernel versions.
+//! They know nothing of fencing. Besides `exports.rs` only they may use `unsafe`, and only they
+//! may depend on the kernel's version.
 
 pub(crate) mod delayed_work;
 pub(crate) mod errno;
-pub(crate) mod global;
+pub(crate) mod glue;
 pub(crate) mod header;
-pub(crate) mod hex;
 pub(crate) mod inet;
 pub(crate) mod jiffies;
 pub(crate) mod kobject;
@@ -19,8 +18,9 @@ pub(crate) mod kstrtox;
 pub(crate) mod kunit;
 pub(crate) mod list;
 pub(crate) mod memalloc;
-pub(crate) mod module;
+pub(crate) mod set_once;
 pub(crate) mod super_block;
 pub(crate) mod sysfs;
 pub(crate) mod text;
+pub(crate) mod uevent;
 pub(crate) mod wait_queue;

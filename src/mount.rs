@@ -1,52 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The fence requests of one mount.
+//! One mount of a filesystem, and its fence requests.
 //!
 //! # Locking
 //!
-//! - The mutex `directories` serialises making and removing directories. Whoever changes which
-//!   requests are listed holds it. It is taken first.
-//! - The mutex around each request's directory is taken next. It is not held while a directory is
-//!   made or removed, and keeps one that is there in its place while its pollers are woken.
-//! - The spinlock `requests` protects the list and the state of every request on it. It is held
-//!   shortly, with no allocation and no sleep.
-//! - The spinlock in the [`Teller`] is taken with none of the others held but the first.
+//! In this order:
 //!
-//! A write to a file takes the spinlocks only. It runs while sysfs holds the file active, and who
-//! removes the directory waits for it with the first mutex held.
+//! - `admin`, a mutex, serialises `start`, `free`, `stop` and the beginning of `destroy`. It is
+//!   held while directories are created and removed, so a request is listed if and only if its
+//!   directory is complete.
+//! - [`FenceRequest`]'s mutex `directory` pins the directory across `sysfs_notify()`. Never held
+//!   while the directory is added or removed.
+//! - `table`, a spinlock, protects the listed requests and the state of every request. Short
+//!   sections: no allocation, no sleep.
+//! - The spinlock of the [`Notifier`]. Nothing is taken under it but the workqueue's locks.
 //!
-//! What has happened is told by the teller's work, later and with no lock of these held but that of
-//! the directory. Who drops all requests waits for it with the first mutex held.
+//! Store and show callbacks hold a kernfs active reference; the removal of a directory drains
+//! those under `admin`, so callbacks take the spinlocks only.
+//!
+//! Tracepoints fire under the spinlock, so a trace has events in the order of their effects.
 //!
 //! # Waiting
 //!
-//! Everything that a waiter could be waiting for wakes [`Mount::changed`], after the change was
-//! made under the spinlock. As a request can fail and be freed before a waiter runs, and a list can
-//! be dropped and filled again, failures, drops and stops are counted, and a waiter compares the
-//! counts with those at its beginning.
+//! - `start`, `free` and `stop` wait for `admin`, and under it for the readers and writers of this
+//!   mount's files. They never wait for uevents, the console or another mount.
+//! - `destroy` waits for that and then, without a lock, for the timeout work and the notify work,
+//!   which sends uevents and log lines.
+//! - `wait_fenced` and `wait_next` sleep on `changed`. Every change that could end a wait is made
+//!   under `table` and then wakes `changed`. A request may fail and be freed before a waiter runs,
+//!   and a list be dropped and filled again; so the table counts failures, drops and stops, and a
+//!   waiter compares the counts with those at its beginning.
+//! - Whatever allocates does so under `memalloc_nofs_save()`: callers may be on the filesystem's
+//!   write-out path, and sysfs allocates with `GFP_KERNEL`.
+//!
+//! # Lifetime
+//!
+//! A `Mount` is refcounted: [`mounts`](crate::mounts) holds a reference until `destroy`, each call,
+//! each request and each pending work item while it lasts. Each mount holds a reference to the
+//! workqueue; that of `mounts` outlives all of these, so a worker never drops the last reference to
+//! its own workqueue. A [`FenceRequest`] is referenced by `admin` and the table while it is listed,
+//! by its directory, and by the notify work until its events are sent.
 
 use crate::{
-    directory::{
-        self,
-        RequestDirectory,
-        Subject, //
-    },
-    events::{
-        self,
-        Newsworthy,
-        Teller,
-        TellerRef, //
-    },
+    attrs::FenceRequest,
     linux::{
         delayed_work::{
+            impl_has_delayed_work,
             DelayedWork,
-            Queue,
-            Run, //
+            DelayedWorkItem,
+            Queue, //
         },
         errno::{
             ESHUTDOWN,
             ETIMEDOUT, //
         },
+        glue,
         jiffies::{
             jiffies,
             Deadline,
@@ -54,26 +62,20 @@ use crate::{
         },
         kobject::{
             Directory,
-            Kobject,
-            Set, //
+            Kset, //
         },
-        list::impl_list_item,
-        memalloc::NofsScope,
-        module,
-        super_block::Device,
+        memalloc::memalloc_nofs,
         wait_queue::WaitQueue, //
     },
-    news::{
+    notify::Notifier,
+    request::{
         Failure,
-        Report, //
+        Removal, //
     },
-    request::Request,
-    requests::{
-        Entry,
-        Finished,
-        ReasonRoom,
-        Requests,
-        Room, //
+    table::{
+        Reservation,
+        Table,
+        TableEntry, //
     }, //
 };
 use core::{
@@ -81,12 +83,9 @@ use core::{
     net::IpAddr, //
 };
 use kernel::{
-    c_str,
-    ffi::c_int,
-    list::{
-        AtomicTracker,
-        ListLinks,
-        TryNewListArc, //
+    ffi::{
+        c_int,
+        c_long, //
     },
     new_mutex,
     new_spinlock,
@@ -102,390 +101,418 @@ use kernel::{
     sync::{
         Arc,
         ArcBorrow,
-        LockedBy,
         Mutex,
         SpinLock, //
     }, //
 };
 
-/// A mount, as everybody refers to it: its timeout is a work that can be queued.
-pub(crate) type MountRef = Arc<DelayedWork<Mount>>;
+/// Delay, in jiffies, before queued events are sent; batches them off the caller's path.
+const NOTIFY_DELAY: Jiffies = 1;
 
-/// One mount: its directory, its requests, and who waits for them.
-#[pin_data]
-pub(crate) struct Mount {
-    name: CString,
-    place: Place,
-    /// The registry holds it longer than any mount does, so that a mount which is dropped by its
-    /// own alarm does not drop the queue that runs it.
-    shared: Arc<Shared>,
-    teller: TellerRef<Listed>,
-    #[pin]
-    directories: Mutex<Directories>,
-    #[pin]
-    requests: SpinLock<Requests<Listed>>,
-    #[pin]
-    changed: WaitQueue,
-}
-
-/// What all mounts share while the module is loaded.
-pub(crate) struct Shared {
-    /// `/sys/fs/scoutfs_fence`, by whose name the uevents of all requests are known.
-    pub(crate) directory: Set,
-    /// What the alarms are queued on.
-    pub(crate) alarms: Queue,
-    /// What the tellers are queued on. They allocate, which no alarm may wait for.
-    pub(crate) tellers: Queue,
-}
-
-/// What a mount has in sysfs. The fields are dropped, and so removed, from the inside out.
-struct Directories {
-    by_rid: RBTree<u64, Arc<Listed>>,
-    /// How many requests there were so far.
-    started: u64,
-    /// The parent of all requests' directories, until the mount is destroyed.
-    fence: Option<Directory>,
-    /// The parent of that, where it is ours.
-    parent: Option<Directory>,
-}
-
-/// A request, and the mount that it is listed at.
-#[pin_data]
-pub(crate) struct Listed {
-    mount: MountRef,
-    number: u64,
-    request: LockedBy<Request, Requests<Self>>,
-    /// There while the request is listed.
-    #[pin]
-    directory: Mutex<Option<RequestDirectory<Self>>>,
-    #[pin]
-    links: ListLinks,
-    #[pin]
-    tracker: AtomicTracker,
-}
-
-impl_list_item!(Listed, links, tracker);
-
-/// What tells the directory of one mount from that of every other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A directory of ours, named for the device.
-    Device(Device),
-    /// The filesystem's directory of that [identity](Kobject::identity).
-    Kobject(usize),
-}
-
-/// The directory that a mount's requests are shown below.
-pub(crate) enum Parent<'a> {
-    /// One of ours, which goes with the mount.
-    Ours(Directory),
-    /// One that the filesystem has made.
-    TheFilesystems(&'a Kobject),
-}
-
-impl Parent<'_> {
-    fn kobject(&self) -> &Kobject {
-        match self {
-            Parent::Ours(directory) => directory,
-            Parent::TheFilesystems(kobject) => kobject,
-        }
-    }
-}
-
-/// How many requests that time out at once are marked before the spinlock is given up.
+/// How many requests time out before the spinlock is released.
 const BATCH: usize = 16;
 
+/// The identifiers of a mount's work items.
+const TIMEOUT: u64 = 0;
+const NOTIFY: u64 = 1;
+
+/// One mount.
+#[pin_data]
+pub(crate) struct Mount {
+    /// Begins the mount's log lines: `scoutfs_fence <major>:<minor>`, or `scoutfs <name>` for the
+    /// name of the filesystem's directory.
+    label: CString,
+    #[pin]
+    admin: Mutex<Admin>,
+    #[pin]
+    table: SpinLock<Table<FenceRequest>>,
+    #[pin]
+    changed: WaitQueue,
+    #[pin]
+    notifier: Notifier,
+    /// Fails requests that have timed out. Scheduled under `table`.
+    #[pin]
+    timeout_work: DelayedWork<Mount, TIMEOUT>,
+    /// Sends the events in `notifier`.
+    #[pin]
+    notify_work: DelayedWork<Mount, NOTIFY>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<TIMEOUT> for Mount { self.timeout_work }
+    impl HasDelayedWork<NOTIFY> for Mount { self.notify_work }
+}
+
+/// The directories of a mount.
+struct Admin {
+    /// The listed requests.
+    by_rid: RBTree<u64, Arc<FenceRequest>>,
+    /// How many requests have been listed so far.
+    started: u64,
+    /// `None` once the mount is destroyed.
+    directories: Option<Directories>,
+}
+
+/// Removed in this order.
+struct Directories {
+    /// The parent of the requests' directories.
+    fence: Directory,
+    /// The parent of that, unless it is the filesystem's.
+    _parent: Option<Directory>,
+}
+
+/// A finished request.
+pub(crate) struct Finished {
+    /// The identity of the mount to be fenced.
+    pub(crate) rid: u64,
+    /// The first reason.
+    pub(crate) reason: c_int,
+    /// Whether the request failed.
+    pub(crate) error: bool,
+}
+
 impl Mount {
-    /// Makes a mount whose requests are shown in `fence/` below `parent`. May sleep.
+    /// A mount whose requests have their directories in `fence`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(place: Place, parent: Parent<'_>, shared: Arc<Shared>) -> Result<MountRef> {
-        let _nofs = NofsScope::enter();
-        let name = CString::try_from(parent.kobject().name())?;
-        // It holds a reference to its parent until it is removed.
-        let fence = Directory::create(c_str!("fence"), parent.kobject())?;
-        let teller = Teller::new(&shared.directory, &fence)?;
-        let directories = Directories {
+    pub(crate) fn new(
+        label: CString,
+        fence: Directory,
+        parent: Option<Directory>,
+        kset: &Kset,
+        queue: &Arc<Queue>,
+    ) -> Result<Arc<Self>> {
+        let notifier = Notifier::new(kset, &fence)?;
+        let admin = Admin {
             by_rid: RBTree::new(),
             started: 0,
-            fence: Some(fence),
-            parent: match parent {
-                Parent::Ours(directory) => Some(directory),
-                Parent::TheFilesystems(_) => None,
-            },
+            directories: Some(Directories {
+                fence,
+                _parent: parent,
+            }),
         };
         Arc::pin_init(
-            DelayedWork::new(try_pin_init!(Self {
-                name,
-                place,
-                shared,
-                teller,
-                directories <- new_mutex!(directories, "scoutfs_fence_directories"),
-                requests <- new_spinlock!(Requests::new(), "scoutfs_fence_requests"),
+            pin_init!(Self {
+                label,
+                admin <- new_mutex!(admin, "scoutfs_fence_admin"),
+                table <- new_spinlock!(Table::new(), "scoutfs_fence_table"),
                 changed <- WaitQueue::new(),
-            })),
+                notifier <- notifier,
+                timeout_work <- DelayedWork::new(queue.clone()),
+                notify_work <- DelayedWork::new(queue.clone()),
+            }),
             GFP_KERNEL,
         )
     }
 
-    /// How the log names the mount.
-    pub(crate) fn name(&self) -> &CStr {
-        &self.name
+    /// The name of the mount in the log and in traces.
+    pub(crate) fn label(&self) -> &CStr {
+        &self.label
     }
 
-    /// What no other mount may have.
-    pub(crate) fn place(&self) -> Place {
-        self.place
+    /// The listed requests, and the lock of every request's state.
+    pub(crate) fn table(&self) -> &SpinLock<Table<FenceRequest>> {
+        &self.table
     }
 
-    /// Lists a request for the mount `rid`, or adds the reason to the one that is listed.
-    ///
-    /// May sleep. Does not recurse into the filesystem.
+    /// Lists a request for the mount `rid`, or adds the reason to the listed one. May sleep; does
+    /// not recurse into the filesystem.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `ENODEV` where the mount has been destroyed meanwhile, or the filesystem has
-    /// removed the parent's directory, which the C side logs.
-    pub(crate) fn start(this: &MountRef, rid: u64, address: IpAddr, reason: c_int) -> Result {
-        let _nofs = NofsScope::enter();
-        let mut directories = this.directories.lock();
-        let fence = directories.fence.as_ref().ok_or(ENODEV)?;
-        if let Some(listed) = directories.by_rid.get(&rid) {
-            return listed.add_reason(reason);
-        }
-
-        let request = Request::new(rid, address, reason, jiffies(), module::timeout_ms());
-        let number = directories.started;
-        let listed = Arc::pin_init(
-            try_pin_init!(Listed {
-                mount: this.clone(),
-                number,
-                request: LockedBy::new(&this.requests, request),
-                directory <- new_mutex!(None, "scoutfs_fence_directory"),
-                links <- ListLinks::new(),
-                tracker <- AtomicTracker::new(),
-            }),
-            GFP_KERNEL,
-        )?;
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let room = Room::new(reason)?;
-        let directory = directory::create(rid, fence, listed.clone()).map_err(|error| {
-            // Where the filesystem has removed the parent, it is as after destroy.
-            if error == ENOENT {
-                ENODEV
-            } else {
-                error
+    /// `ENOMEM`; `ENODEV` if the mount has been destroyed, or the filesystem has removed its own
+    /// directory, which the C side logs.
+    pub(crate) fn start(this: &Arc<Self>, rid: u64, address: IpAddr, reason: c_int) -> Result {
+        memalloc_nofs(|| {
+            let mut admin = this.admin.lock();
+            let directories = admin.directories.as_ref().ok_or(ENODEV)?;
+            if let Some(request) = admin.by_rid.get(&rid) {
+                let mut table = this.table.lock();
+                table.add_reason(request, reason);
+                glue::trace_duplicate(&this.label, rid, reason);
+                return Ok(());
             }
-        })?;
-        *listed.directory.lock() = Some(directory);
-        directories
-            .by_rid
-            .insert(node.into_node(rid, listed.clone()));
-        directories.started += 1;
-        Mount::list(this, listed.clone(), room);
-        this.tell_of(listed.as_arc_borrow());
-        Ok(())
+
+            let time = (jiffies(), glue::timeout_ms());
+            let request = FenceRequest::new(this, admin.started, (rid, address, reason), time)?;
+            let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+            let reservation = RBTreeNodeReservation::new(GFP_KERNEL)?;
+            FenceRequest::create_directory(&request, &directories.fence).map_err(|error| {
+                // The filesystem has removed its directory: like after destroy.
+                if error == ENOENT {
+                    ENODEV
+                } else {
+                    error
+                }
+            })?;
+            admin.by_rid.insert(node.into_node(rid, request.clone()));
+            admin.started += 1;
+            Self::list(this, request, reservation);
+            Ok(())
+        })
     }
 
-    /// Puts a request, whose directory is complete, on the list.
-    fn list(this: &MountRef, listed: Arc<Listed>, room: Room<Listed>) {
-        let mut requests = this.requests.lock();
+    /// Lists a request whose directory is complete.
+    fn list(this: &Arc<Self>, request: Arc<FenceRequest>, reservation: Reservation<FenceRequest>) {
+        let mut table = this.table.lock();
         let now = jiffies();
-        let remaining = listed.request.access(&requests).remaining(now);
-        requests.list(listed, room);
+        let remaining = request.state().access(&table).remaining(now);
+        let address = request.address.into();
+        glue::trace_start(&this.label, request.rid, &address, request.reason);
+        table.add(request.clone(), reservation);
         if let Some(remaining) = remaining {
-            Mount::set_alarm(this, &mut requests, now, remaining);
-            return;
+            Self::schedule_timeout(this, &mut table, now, remaining);
         }
-        drop(requests);
-        // Userspace was faster than we: it saw the directory, and has answered.
-        this.changed.wake_up_all();
+        drop(table);
+        if remaining.is_none() {
+            // The agent answered as soon as it saw the directory.
+            this.changed.wake_up_all();
+        }
+        Self::queue_notify(this, request.as_arc_borrow());
     }
 
-    /// Lets [`Mount::run`] look for requests that have timed out in `remaining` jiffies, or sooner
-    /// where that is planned. The caller holds the spinlock.
-    fn set_alarm(
-        this: &MountRef,
-        requests: &mut Requests<Listed>,
+    /// Has the timeout work run within `remaining` jiffies.
+    fn schedule_timeout(
+        this: &Arc<Self>,
+        table: &mut Table<FenceRequest>,
         now: Jiffies,
         remaining: Jiffies,
     ) {
-        // The span of newer requests can be shorter: root may have changed the parameter.
-        if requests
-            .alarm
-            .is_none_or(|alarm| remaining < alarm.remaining(now))
+        // A later request may time out earlier: root can change the parameter.
+        if table
+            .timeout_at
+            .is_none_or(|scheduled| remaining < scheduled.remaining(now))
         {
-            requests.alarm = Some(Deadline::new(now, remaining));
-            DelayedWork::modify(this, &this.shared.alarms, remaining);
+            table.timeout_at = Some(Deadline::new(now, remaining));
+            DelayedWork::<Self, TIMEOUT>::reschedule(this, remaining);
+        }
+    }
+
+    /// Has the events of a request sent soon. Never sleeps.
+    fn queue_notify(this: &Arc<Self>, request: ArcBorrow<'_, FenceRequest>) {
+        if this.notifier.queue(request) {
+            DelayedWork::<Self, NOTIFY>::schedule(this, NOTIFY_DELAY);
         }
     }
 
     /// The oldest finished request, which stays listed. Never sleeps.
     pub(crate) fn next(&self) -> Option<Finished> {
-        self.requests.lock().next()
+        let table = self.table.lock();
+        let request = table.next()?;
+        Some(Finished {
+            rid: request.rid,
+            reason: request.reason,
+            error: request.state().access(&table).has_failed(),
+        })
     }
 
-    /// Whether any listed request carries the reason. Never sleeps.
+    /// Whether any listed request has the reason; those without a name count as one. Never sleeps.
     pub(crate) fn reason_pending(&self, reason: c_int) -> bool {
-        self.requests.lock().any_with(reason)
+        self.table.lock().any_with(reason)
     }
 
-    /// Takes a request off the list, finished or not, and its directory away. May sleep.
+    /// Takes a request off the list and removes its directory. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOENT` where there is none.
-    pub(crate) fn free(&self, rid: u64) -> Result {
-        let mut directories = self.directories.lock();
-        let listed = directories.by_rid.remove(&rid).ok_or(ENOENT)?;
-        self.requests.lock().remove(&listed);
-        self.changed.wake_up_all();
-        self.tell_of(listed.as_arc_borrow());
-        // Before the mutex is given up, so that a new request for this rid can have the directory's
-        // name.
-        listed.remove_directory();
+    /// `ENOENT` if there is none.
+    pub(crate) fn free(this: &Arc<Self>, rid: u64) -> Result {
+        let mut admin = this.admin.lock();
+        let request = admin.by_rid.remove(&rid).ok_or(ENOENT)?;
+        let removed = {
+            let mut table = this.table.lock();
+            glue::trace_freed(&this.label, rid);
+            let removed = table.remove(&request);
+            request
+                .state()
+                .access_mut(&mut table)
+                .remove(Removal::Freed);
+            removed
+        };
+        drop(removed);
+        this.changed.wake_up_all();
+        Self::queue_notify(this, request.as_arc_borrow());
+        // Under `admin`, so that a new request for this rid can take the name.
+        request.remove_directory();
         Ok(())
     }
 
-    /// Waits, uninterruptibly, for `timeout` jiffies until every listed request is fenced.
+    /// Waits, uninterruptibly, for at most `timeout` jiffies until every listed request is fenced.
     ///
     /// Sleeps, unless the timeout is 0.
     ///
     /// # Errors
     ///
-    /// `EIO` where a request failed; `ESHUTDOWN` where requests were dropped; `ETIMEDOUT`.
+    /// `EIO` if a request failed; `ESHUTDOWN` if requests were dropped; `ETIMEDOUT`.
     pub(crate) fn wait_fenced(&self, timeout: Jiffies) -> Result {
+        glue::trace_wait_begin(&self.label, false, timeout);
         let (failures, drops) = {
-            let requests = self.requests.lock();
-            (requests.failures, requests.drops)
+            let table = self.table.lock();
+            (table.failures, table.drops)
         };
         let outcome = self.changed.wait_event_timeout(timeout, || {
-            let requests = self.requests.lock();
-            if requests.failures != failures || requests.any_failed() {
+            let table = self.table.lock();
+            if table.failures != failures || table.any_failed() {
                 Some(Err(EIO))
-            } else if requests.drops != drops || requests.destroyed {
+            } else if table.drops != drops || table.destroyed {
                 Some(Err(ESHUTDOWN.into()))
             } else {
-                (!requests.any_unanswered()).then_some(Ok(()))
+                (!table.any_pending()).then_some(Ok(()))
             }
         });
-        outcome.map_or(Err(ETIMEDOUT.into()), |(outcome, _)| outcome)
+        let result = outcome.map_or(Err(ETIMEDOUT.into()), |(outcome, _)| outcome);
+        let returned = result.map_or_else(|error: Error| error.to_errno() as c_long, |()| 0);
+        glue::trace_wait_end(&self.label, false, returned);
+        result
     }
 
-    /// Waits, uninterruptibly, for `timeout` jiffies until [`next`](Self::next) tells something.
+    /// Waits, uninterruptibly, for at most `timeout` jiffies until [`next`](Self::next) returns
+    /// a request.
     ///
-    /// Returns the jiffies that were left then, and `None` where the time was over. Sleeps, unless
-    /// the timeout is 0; a leader may have nothing to reclaim for days, and counts as idle.
+    /// Returns the jiffies left then, at least 1, or 0 on timeout. Sleeps, unless the timeout is 0,
+    /// in `TASK_IDLE`: a leader may have nothing to reclaim for days.
     ///
     /// # Errors
     ///
-    /// `ESHUTDOWN` where a stop comes meanwhile, and after destroy.
-    pub(crate) fn wait_next(&self, timeout: Jiffies) -> Result<Option<Jiffies>> {
-        let stops = self.requests.lock().stops;
+    /// `ESHUTDOWN` if a stop comes meanwhile, or the mount is destroyed.
+    pub(crate) fn wait_next(&self, timeout: Jiffies) -> Result<Jiffies> {
+        glue::trace_wait_begin(&self.label, true, timeout);
+        let stops = self.table.lock().stops;
         let outcome = self.changed.wait_event_idle_timeout(timeout, || {
-            let requests = self.requests.lock();
-            if requests.stops != stops || requests.destroyed {
-                Some(Err(ESHUTDOWN))
+            let table = self.table.lock();
+            if table.stops != stops || table.destroyed {
+                Some(Err(ESHUTDOWN.into()))
             } else {
-                requests.any_finished().then_some(Ok(()))
+                table.any_finished().then_some(Ok(()))
             }
         });
-        let Some((outcome, remaining)) = outcome else {
-            return Ok(None);
+        let result = match outcome {
+            None => Ok(0),
+            Some((outcome, remaining)) => outcome.map(|()| remaining.max(1)),
         };
-        outcome?;
-        Ok(Some(remaining))
+        let returned = result.map_or_else(
+            |error: Error| error.to_errno() as c_long,
+            |left| left as c_long,
+        );
+        glue::trace_wait_end(&self.label, true, returned);
+        result
     }
 
     /// Whether no request is listed, and whether a listed one has failed. Never sleeps.
     pub(crate) fn drained(&self) -> (bool, bool) {
-        let requests = self.requests.lock();
-        (requests.is_empty(), requests.any_failed())
+        let table = self.table.lock();
+        (table.is_empty(), table.any_failed())
     }
 
-    /// Drops every request; new ones can be made again. May sleep.
-    pub(crate) fn stop(&self) {
-        self.drop_requests(&mut self.directories.lock());
+    /// Drops every request; new ones may be started afterwards. May sleep.
+    pub(crate) fn stop(this: &Arc<Self>) {
+        Self::drop_requests(this, &mut this.admin.lock());
     }
 
-    /// Drops every request, and removes the mount's directory. May sleep.
+    /// Drops every request, sends all events and removes the mount's directories. Sleeps.
     ///
-    /// Calls that race with this, or come after it, find no requests and can make none.
-    pub(crate) fn destroy(this: &MountRef) {
-        let mut directories = this.directories.lock();
-        this.requests.lock().destroyed = true;
-        this.drop_requests(&mut directories);
-        directories.fence = None;
-        directories.parent = None;
-        drop(directories);
-        // Nothing is listed any more that the alarm could be set for again.
-        DelayedWork::cancel_sync(this);
-        // It may have had something to tell until now.
-        this.flush(&mut this.directories.lock());
-    }
-
-    /// Drops every request, and returns when that is told.
-    fn drop_requests(&self, directories: &mut Directories) {
-        let dropped = {
-            let mut requests = self.requests.lock();
-            requests.stops += 1;
-            requests.drops += u64::from(!requests.is_empty());
-            requests.clear()
+    /// Once for each mount. Concurrent and later calls find no requests and cannot start any.
+    pub(crate) fn destroy(this: &Arc<Self>) {
+        let directories = {
+            let mut admin = this.admin.lock();
+            this.table.lock().destroyed = true;
+            Self::drop_requests(this, &mut admin);
+            admin.directories.take()
         };
-        self.changed.wake_up_all();
-        // While the caller holds the mutex, so that new requests can have the same names.
-        for listed in mem::replace(&mut directories.by_rid, RBTree::new()).values() {
-            listed
-                .request
-                .access_mut(&mut self.requests.lock())
-                .remove();
-            self.tell_of(listed.as_arc_borrow());
-            listed.remove_directory();
+        // No request is listed, no callback runs, and the timeout work is the last that queues
+        // events. None of it is under a lock, as the notify work waits for uevents.
+        DelayedWork::<Self, TIMEOUT>::cancel_sync(this);
+        DelayedWork::<Self, NOTIFY>::flush(this);
+        // Only now: it holds the filesystem's directory, whose address `mounts` has reserved.
+        drop(directories);
+    }
+
+    /// Drops every request, and removes their directories.
+    fn drop_requests(this: &Arc<Self>, admin: &mut Admin) {
+        let cleared = {
+            let mut table = this.table.lock();
+            table.stops += 1;
+            table.drops += u64::from(!table.is_empty());
+            table.clear()
+        };
+        drop(cleared);
+        this.changed.wake_up_all();
+        // Under `admin`, so that new requests can take the names.
+        for request in mem::replace(&mut admin.by_rid, RBTree::new()).values() {
+            {
+                let mut table = this.table.lock();
+                glue::trace_dropped(&this.label, request.rid);
+                request
+                    .state()
+                    .access_mut(&mut table)
+                    .remove(Removal::Dropped);
+            }
+            Self::queue_notify(this, request.as_arc_borrow());
+            request.remove_directory();
         }
-        self.flush(directories);
-        if dropped.count() > 0 {
-            events::dropped(&self.name, dropped.count());
+    }
+
+    /// The agent wrote to `fenced`. For the store callback; never sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if the request has failed.
+    pub(crate) fn fenced(request: ArcBorrow<'_, FenceRequest>) -> Result {
+        let this = &request.mount;
+        let mut table = this.table.lock();
+        if table.fence(&request, jiffies())? {
+            glue::trace_fenced(&this.label, request.rid);
+            drop(table);
+            Self::finished(request);
+        }
+        Ok(())
+    }
+
+    /// The agent wrote to `error`. For the store callback; never sleeps.
+    pub(crate) fn failed(request: ArcBorrow<'_, FenceRequest>) {
+        let this = &request.mount;
+        let mut table = this.table.lock();
+        if table.fail(&request, Failure::Indicated) {
+            glue::trace_failed(&this.label, request.rid, false);
+            drop(table);
+            Self::finished(request);
         }
     }
 
-    /// Waits until everything that has happened is told. The caller holds the mutex, so that there
-    /// is one at a time.
-    fn flush(&self, _directories: &mut Directories) {
-        Teller::flush(&self.teller);
+    fn finished(request: ArcBorrow<'_, FenceRequest>) {
+        request.mount.changed.wake_up_all();
+        Self::queue_notify(&request.mount, request);
     }
 
-    /// Lets what has happened to a request be told soon. Never sleeps.
-    fn tell_of(&self, listed: ArcBorrow<'_, Listed>) {
-        Teller::tell(&self.teller, &self.shared.tellers, listed);
-    }
-
-    /// Marks requests that nobody answered in time as failed, and says which, [`BATCH`] of them at
-    /// the most. Where that was all, sets the alarm for the next one.
-    fn expire(this: &MountRef) -> [Option<Arc<Listed>>; BATCH] {
-        let mut requests = this.requests.lock();
+    /// Fails requests that have timed out, at most [`BATCH`] of them, and returns them. If there
+    /// are no others, schedules the timeout work for the next one.
+    fn time_out(this: &Arc<Self>) -> [Option<Arc<FenceRequest>>; BATCH] {
+        let mut table = this.table.lock();
         let now = jiffies();
-        requests.alarm = None;
-        let overdue = [(); BATCH].map(|()| requests.expire(now));
-        if let (Some(None), Some(remaining)) = (overdue.last(), requests.remaining(now)) {
-            Mount::set_alarm(this, &mut requests, now, remaining);
+        table.timeout_at = None;
+        let timed_out = [(); BATCH].map(|()| table.time_out(now));
+        for request in timed_out.iter().flatten() {
+            glue::trace_failed(&this.label, request.rid, true);
         }
-        overdue
+        if let (Some(None), Some(remaining)) = (timed_out.last(), table.remaining(now)) {
+            Self::schedule_timeout(this, &mut table, now, remaining);
+        }
+        timed_out
     }
 }
 
-impl Run for Mount {
-    /// The alarm: some request may have timed out.
-    fn run(this: MountRef) {
+impl DelayedWorkItem<TIMEOUT> for Mount {
+    fn run(this: Arc<Self>) {
         loop {
-            let overdue = Mount::expire(&this);
-            if overdue.iter().any(Option::is_some) {
+            let timed_out = Self::time_out(&this);
+            if timed_out.iter().any(Option::is_some) {
                 this.changed.wake_up_all();
             }
-            let all = overdue.last().is_some_and(Option::is_none);
-            for listed in overdue.into_iter().flatten() {
-                this.tell_of(listed.as_arc_borrow());
+            let all = timed_out.last().is_some_and(Option::is_none);
+            for request in timed_out.into_iter().flatten() {
+                Self::queue_notify(&this, request.as_arc_borrow());
             }
             if all {
                 return;
@@ -494,81 +521,8 @@ impl Run for Mount {
     }
 }
 
-impl Entry for Listed {
-    fn request(&self) -> &LockedBy<Request, Requests<Self>> {
-        &self.request
-    }
-
-    fn number(&self) -> u64 {
-        self.number
-    }
-}
-
-impl Listed {
-    /// Lets who waits know of an answer, where it is one.
-    fn has_finished(this: ArcBorrow<'_, Self>, news: bool) {
-        if news {
-            this.mount.changed.wake_up_all();
-            this.mount.tell_of(this);
-        }
-    }
-
-    /// Removes the directory, and waits for who reads or writes its files. May sleep.
-    fn remove_directory(&self) {
-        // The mutex is given up first: the teller need not wait, too.
-        let directory = self.directory.lock().take();
-        drop(directory);
-    }
-
-    /// Adds a reason, unless the request carries it. May sleep.
-    ///
-    /// The caller holds the mutex, under which alone reasons are added, so that there are as many
-    /// when the room for one more has been allocated.
-    fn add_reason(&self, reason: c_int) -> Result {
-        let Some(count) =
-            self.look(|request| (!request.carries(reason)).then(|| request.further_reasons()))
-        else {
-            return Ok(());
-        };
-        let reasons = KVec::with_capacity(count + 1, GFP_KERNEL)?;
-        let room = ReasonRoom::new(reason)?;
-        let mut requests = self.mount.requests.lock();
-        let old = requests.add_reason(self, reason, reasons, room);
-        drop(requests);
-        old.map(drop)
-    }
-}
-
-impl Subject for Listed {
-    fn look<R>(&self, look: impl FnOnce(&Request) -> R) -> R {
-        look(self.request.access(&self.mount.requests.lock()))
-    }
-
-    fn fenced(this: ArcBorrow<'_, Self>) -> Result {
-        let news = this.mount.requests.lock().fence(&this, jiffies())?;
-        Listed::has_finished(this, news);
-        Ok(())
-    }
-
-    fn error(this: ArcBorrow<'_, Self>) {
-        let news = this.mount.requests.lock().fail(&this, Failure::Indicated);
-        Listed::has_finished(this, news);
-    }
-}
-
-impl Newsworthy for Listed {
-    fn mount(&self) -> &CStr {
-        &self.mount.name
-    }
-
-    fn next_report(&self) -> Option<Report> {
-        let mut requests = self.mount.requests.lock();
-        self.request.access_mut(&mut requests).next_report()
-    }
-
-    fn notify(&self, file: &CStr) {
-        if let Some(directory) = &*self.directory.lock() {
-            directory.directory().notify(file);
-        }
+impl DelayedWorkItem<NOTIFY> for Mount {
+    fn run(this: Arc<Self>) {
+        this.notifier.send_all();
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! One fence request and its states.
+//! The state machine of a fence request, and its events that are still to be sent.
 //!
 //! ```text
 //! pending ----> fenced ----> failed
@@ -8,210 +8,272 @@
 //!    +-------------------------+
 //! ```
 //!
-//! Nothing leads back, and failed wins over fenced. There are no locks and no side effects here.
+//! No transition leads back, and failed wins over fenced. No locks, no side effects: a
+//! [`RequestState`] is protected by the spinlock of its mount, and events are queued in it when
+//! they happen and sent later, without the lock.
 
-use crate::{
-    linux::{
-        errno::ESTALE,
-        header,
-        jiffies::{
-            jiffies64_to_msecs,
-            msecs_to_jiffies,
-            Deadline,
-            Jiffies, //
-        }, //
-    },
-    news::{
-        Event,
-        Failure,
-        News,
-        Report,
-        State, //
+use crate::linux::{
+    errno::ESTALE,
+    header,
+    jiffies::{
+        jiffies64_to_msecs,
+        msecs_to_jiffies,
+        Deadline,
+        Jiffies, //
     }, //
 };
-use core::net::{
-    IpAddr,
-    Ipv4Addr, //
-};
+use core::mem;
 use kernel::{
     ffi::c_int,
     prelude::*, //
 };
 
-/// A request to fence one mount of the cluster.
-pub(crate) struct Request {
-    rid: u64,
-    address: IpAddr,
-    reason: c_int,
-    further_reasons: KVec<c_int>,
-    timeout_ms: u32,
-    deadline: Deadline,
-    state: State,
-    news: News,
+/// The reasons with a name are numbered from 0.
+const NAMED_REASONS: usize = header::SCOUTFS_FENCE_QUORUM_BLOCK_LEADER as usize + 1;
+
+/// The number of reason classes.
+pub(crate) const REASON_CLASSES: usize = NAMED_REASONS + 1;
+
+/// The class of a reason: its own if it has a name, else the one that all others share.
+pub(crate) fn reason_class(reason: c_int) -> usize {
+    usize::try_from(reason).map_or(NAMED_REASONS, |reason| reason.min(NAMED_REASONS))
 }
 
-impl Request {
-    /// A pending request, made at `now`, that is to be answered within `timeout_ms`.
-    pub(crate) fn new(
-        rid: u64,
-        address: IpAddr,
-        reason: c_int,
-        now: Jiffies,
-        timeout_ms: u32,
-    ) -> Self {
+/// The name of a reason in sysfs and uevents.
+pub(crate) fn reason_name(reason: c_int) -> &'static str {
+    match u32::try_from(reason) {
+        Ok(header::SCOUTFS_FENCE_CLIENT_RECOVERY) => "client_recovery",
+        Ok(header::SCOUTFS_FENCE_CLIENT_RECONNECT) => "client_reconnect",
+        Ok(header::SCOUTFS_FENCE_QUORUM_BLOCK_LEADER) => "quorum_block_leader",
+        _ => "unknown",
+    }
+}
+
+/// The status of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Not answered.
+    Pending,
+    /// The mount can no longer write.
+    Fenced,
+    /// The mount could not be fenced, or the request timed out.
+    Failed,
+}
+
+impl Status {
+    /// Its name in uevents.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Status::Pending => "pending",
+            Status::Fenced => "fenced",
+            Status::Failed => "failed",
+        }
+    }
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The agent wrote to `error`.
+    Indicated,
+    /// The timeout expired.
+    TimedOut,
+}
+
+/// How a request left the list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// `free`.
+    Freed,
+    /// `stop` or `destroy`.
+    Dropped,
+}
+
+/// An event of a request; each happens at most once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It is listed, and its directory is complete.
+    Added,
+    /// The agent wrote to `fenced`, at that time.
+    Fenced(Jiffies),
+    /// It failed.
+    Failed(Failure),
+    /// It is no longer listed, and its directory is removed.
+    Removed(Removal),
+}
+
+/// An event, and the status that listeners know before and after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transition {
+    pub(crate) event: Event,
+    pub(crate) from: Status,
+    pub(crate) to: Status,
+}
+
+/// The events of one request that are still to be sent.
+struct PendingEvents {
+    /// Whether it was added and its removal has not been sent.
+    active: bool,
+    added: bool,
+    fenced: Option<Jiffies>,
+    failed: Option<Failure>,
+    removed: Option<Removal>,
+    /// The status that was sent last.
+    sent: Status,
+}
+
+impl PendingEvents {
+    fn new() -> Self {
         Self {
-            rid,
-            address,
-            reason,
-            further_reasons: KVec::new(),
-            timeout_ms,
+            active: false,
+            added: false,
+            fenced: None,
+            failed: None,
+            removed: None,
+            sent: Status::Pending,
+        }
+    }
+
+    fn queue(&mut self, event: Event) {
+        match event {
+            Event::Added => (self.active, self.added) = (true, true),
+            Event::Fenced(time) => self.fenced = Some(time),
+            Event::Failed(failure) => self.failed = Some(failure),
+            Event::Removed(removal) => self.removed = Some(removal),
+        }
+    }
+
+    /// Takes the next event: in the order in which they happened, none before the request is added
+    /// and none after it is removed.
+    fn next(&mut self) -> Option<Transition> {
+        if !self.active {
+            return None;
+        }
+        let from = self.sent;
+        let event = if mem::take(&mut self.added) {
+            Event::Added
+        } else if let Some(time) = self.fenced.take() {
+            self.sent = Status::Fenced;
+            Event::Fenced(time)
+        } else if let Some(failure) = self.failed.take() {
+            self.sent = Status::Failed;
+            Event::Failed(failure)
+        } else if let Some(removal) = self.removed {
+            self.active = false;
+            Event::Removed(removal)
+        } else {
+            return None;
+        };
+        Some(Transition {
+            event,
+            from,
+            to: self.sent,
+        })
+    }
+}
+
+/// What changes of a fence request.
+pub(crate) struct RequestState {
+    /// A mask of reason classes.
+    reasons: u8,
+    deadline: Deadline,
+    status: Status,
+    events: PendingEvents,
+}
+
+impl RequestState {
+    /// A request that was started at `now` and is to be answered within `timeout_ms`.
+    pub(crate) fn new(reason: c_int, now: Jiffies, timeout_ms: u32) -> Self {
+        Self {
+            reasons: 1 << reason_class(reason),
             deadline: Deadline::new(now, msecs_to_jiffies(timeout_ms)),
-            state: State::Pending,
-            news: News::new(),
+            status: Status::Pending,
+            events: PendingEvents::new(),
         }
     }
 
-    /// The random identity of the mount that is to be fenced.
-    pub(crate) fn rid(&self) -> u64 {
-        self.rid
+    /// Whether it was started for a reason of this class.
+    pub(crate) fn has_reason(&self, class: usize) -> bool {
+        self.reasons & 1 << class != 0
     }
 
-    /// The last known address of the mount that is to be fenced.
-    pub(crate) fn address(&self) -> IpAddr {
-        self.address
+    /// Adds a reason class; returns whether it is new.
+    pub(crate) fn add_reason(&mut self, class: usize) -> bool {
+        let new = !self.has_reason(class);
+        self.reasons |= 1 << class;
+        new
     }
 
-    /// The same where it is an IPv4 address, else `0.0.0.0`.
-    pub(crate) fn ipv4_address(&self) -> Ipv4Addr {
-        match self.address {
-            IpAddr::V4(address) => address,
-            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-        }
-    }
-
-    /// The reason that the request was first made for.
-    pub(crate) fn reason(&self) -> c_int {
-        self.reason
-    }
-
-    /// The name of the first reason, as userspace sees it.
-    pub(crate) fn reason_name(&self) -> &'static str {
-        match u32::try_from(self.reason) {
-            Ok(header::SCOUTFS_FENCE_CLIENT_RECOVERY) => "client_recovery",
-            Ok(header::SCOUTFS_FENCE_CLIENT_RECONNECT) => "client_reconnect",
-            Ok(header::SCOUTFS_FENCE_QUORUM_BLOCK_LEADER) => "quorum_block_leader",
-            _ => "unknown",
-        }
-    }
-
-    /// Whether the request was made for this reason, among others.
-    pub(crate) fn carries(&self, reason: c_int) -> bool {
-        self.reason == reason || self.further_reasons.contains(&reason)
-    }
-
-    /// One of the reasons; the first is number 0.
-    pub(crate) fn nth_reason(&self, number: usize) -> Option<c_int> {
-        match number.checked_sub(1) {
-            None => Some(self.reason),
-            Some(further) => self.further_reasons.get(further).copied(),
-        }
-    }
-
-    /// How many reasons there are besides the first.
-    pub(crate) fn further_reasons(&self) -> usize {
-        self.further_reasons.len()
-    }
-
-    /// Adds a reason. `room` has the capacity for one reason more than there are besides the
-    /// first, so that nothing is allocated here. Returns what is to be freed.
+    /// The agent says, at `now`, that the mount can no longer write.
+    ///
+    /// Returns whether that changes the status.
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where the room does not suffice.
-    pub(crate) fn add_reason(&mut self, reason: c_int, room: KVec<c_int>) -> Result<KVec<c_int>> {
-        let mut reasons = room;
-        reasons.extend_from_slice(&self.further_reasons, GFP_NOWAIT)?;
-        reasons.push(reason, GFP_NOWAIT)?;
-        Ok(core::mem::replace(&mut self.further_reasons, reasons))
-    }
-
-    /// Notes that the mount can no longer write, since `now`.
-    ///
-    /// Returns whether this is news.
-    ///
-    /// # Errors
-    ///
-    /// `ESTALE` where the request has failed already: the leader has been told so.
+    /// `ESTALE` if the request has failed, which the leader may have seen.
     pub(crate) fn fence(&mut self, now: Jiffies) -> Result<bool> {
-        match self.state {
-            State::Pending => {
-                self.state = State::Fenced;
-                self.news.note(Event::Fenced(now));
+        match self.status {
+            Status::Pending => {
+                self.status = Status::Fenced;
+                self.events.queue(Event::Fenced(now));
                 Ok(true)
             }
-            State::Fenced => Ok(false),
-            State::Failed => Err(ESTALE.into()),
+            Status::Fenced => Ok(false),
+            Status::Failed => Err(ESTALE.into()),
         }
     }
 
-    /// Notes that the mount could not be fenced, or that nobody answered in time.
-    ///
-    /// Returns whether this is news.
+    /// Fails the request; returns whether that changes the status.
     pub(crate) fn fail(&mut self, failure: Failure) -> bool {
-        let news = self.state != State::Failed;
-        if news {
-            self.state = State::Failed;
-            self.news.note(Event::Failed(failure));
+        let changed = self.status != Status::Failed;
+        if changed {
+            self.status = Status::Failed;
+            self.events.queue(Event::Failed(failure));
         }
-        news
+        changed
     }
 
-    /// Notes that the request is listed, and its directory complete.
-    pub(crate) fn list(&mut self) {
-        self.news.note(Event::Made);
+    /// The request is listed, and its directory complete.
+    pub(crate) fn add(&mut self) {
+        self.events.queue(Event::Added);
     }
 
-    /// Notes that the request is no longer listed, and its directory goes.
-    pub(crate) fn remove(&mut self) {
-        self.news.note(Event::Gone);
+    /// The request is no longer listed.
+    pub(crate) fn remove(&mut self, removal: Removal) {
+        self.events.queue(Event::Removed(removal));
     }
 
-    /// What is to be told of the request next.
-    pub(crate) fn next_report(&mut self) -> Option<Report> {
-        self.news.next()
+    /// Takes the next event to be sent.
+    pub(crate) fn next_transition(&mut self) -> Option<Transition> {
+        self.events.next()
     }
 
-    /// Whether the mount was fenced, and nothing was said against it since.
+    /// Whether the mount was fenced and the request has not failed since.
     pub(crate) fn is_fenced(&self) -> bool {
-        self.state == State::Fenced
+        self.status == Status::Fenced
     }
 
-    /// Whether the mount could not be fenced.
+    /// Whether the request failed.
     pub(crate) fn has_failed(&self) -> bool {
-        self.state == State::Failed
+        self.status == Status::Failed
     }
 
-    /// Whether there is an answer, good or bad.
+    /// Whether the request was fenced or failed.
     pub(crate) fn is_finished(&self) -> bool {
-        self.state != State::Pending
+        self.status != Status::Pending
     }
 
-    /// How many milliseconds the request may wait for an answer.
-    pub(crate) fn timeout_ms(&self) -> u32 {
-        self.timeout_ms
-    }
-
-    /// The moment until which there is time for an answer, or `None` once there is one.
+    /// The tick at which the request times out; `None` once it is finished.
     pub(crate) fn deadline(&self) -> Option<Jiffies> {
-        (!self.is_finished()).then(|| self.deadline.moment())
+        (!self.is_finished()).then(|| self.deadline.tick())
     }
 
-    /// How many jiffies are left for an answer, or `None` once there is one.
+    /// The jiffies until the request times out; `None` once it is finished.
     pub(crate) fn remaining(&self, now: Jiffies) -> Option<Jiffies> {
         (!self.is_finished()).then(|| self.deadline.remaining(now))
     }
 
-    /// How many milliseconds ago the request was made.
+    /// The milliseconds from the start to `now`.
     pub(crate) fn elapsed_ms(&self, now: Jiffies) -> u64 {
         jiffies64_to_msecs(self.deadline.elapsed(now))
     }
@@ -225,35 +287,31 @@ mod tests {
         check_eq,
         suite, //
     };
-    use core::net::Ipv6Addr;
 
     suite!(
         scoutfs_fence_request,
         [
             a_new_request_is_pending,
             every_transition_is_as_the_diagram_has_it,
-            only_the_first_time_is_news,
+            only_the_first_time_changes_the_status,
             reasons_have_names,
-            further_reasons_leave_the_first_alone,
+            reasons_without_a_name_share_a_class,
+            a_reason_is_new_once,
             time_passes_until_there_is_an_answer,
             the_deadline_is_the_same_across_a_wrap,
-            only_ipv4_addresses_are_shown_as_such,
+            every_event_is_sent_once_and_in_order,
+            no_event_is_sent_before_the_request_is_added,
+            no_event_is_sent_after_the_request_is_removed,
+            a_transition_has_the_status_before_and_after,
         ]
     );
 
-    const RID: u64 = 0x0123_4567_89ab_cdef;
-    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
-
-    fn request_of(reason: c_int) -> Request {
-        Request::new(RID, ADDRESS, reason, 1000, 30_000)
+    fn request() -> RequestState {
+        RequestState::new(0, 1000, 30_000)
     }
 
-    fn request() -> Request {
-        request_of(0)
-    }
-
-    /// What can be seen of the state.
-    fn seen(request: &Request) -> (bool, bool, bool) {
+    /// What can be seen of the status.
+    fn seen(request: &RequestState) -> (bool, bool, bool) {
         (
             request.is_fenced(),
             request.has_failed(),
@@ -265,41 +323,38 @@ mod tests {
     const FENCED: (bool, bool, bool) = (true, false, true);
     const FAILED: (bool, bool, bool) = (false, true, true);
 
-    fn in_state(state: (bool, bool, bool)) -> Request {
+    fn in_status(status: (bool, bool, bool)) -> RequestState {
         let mut request = request();
-        request.state = match state {
-            FENCED => State::Fenced,
-            FAILED => State::Failed,
-            _ => State::Pending,
+        request.status = match status {
+            FENCED => Status::Fenced,
+            FAILED => Status::Failed,
+            _ => Status::Pending,
         };
         request
     }
 
     fn a_new_request_is_pending() {
-        let request = request_of(1);
-        check_eq!(request.rid(), RID);
-        check_eq!(request.address(), ADDRESS);
-        check_eq!(request.timeout_ms(), 30_000);
-        check_eq!(request.reason(), 1);
-        check_eq!(request.further_reasons(), 0);
+        let request = RequestState::new(1, 1000, 30_000);
+        check!(request.has_reason(1));
+        check!(!request.has_reason(0) && !request.has_reason(2) && !request.has_reason(3));
         check_eq!(seen(&request), PENDING);
     }
 
     fn every_transition_is_as_the_diagram_has_it() {
         for (from, to) in [(PENDING, FENCED), (FENCED, FENCED), (FAILED, FAILED)] {
-            let mut request = in_state(from);
+            let mut request = in_status(from);
             check_eq!(seen(&request), from);
             check_eq!(request.fence(1000).is_err(), from == FAILED);
             check_eq!(seen(&request), to);
         }
         for from in [PENDING, FENCED, FAILED] {
-            let mut request = in_state(from);
+            let mut request = in_status(from);
             request.fail(Failure::Indicated);
             check_eq!(seen(&request), FAILED);
         }
     }
 
-    fn only_the_first_time_is_news() {
+    fn only_the_first_time_changes_the_status() {
         let mut request = request();
         check_eq!(request.fence(1000), Ok(true));
         check_eq!(request.fence(1000), Ok(false));
@@ -318,30 +373,36 @@ mod tests {
             (c_int::MAX, "unknown"),
             (c_int::MIN, "unknown"),
         ] {
-            check_eq!(request_of(reason).reason_name(), name);
+            check_eq!(reason_name(reason), name);
         }
     }
 
-    /// Adds a reason, with as much room as is asked for.
-    fn add(request: &mut Request, reason: c_int) {
-        let room = KVec::with_capacity(request.further_reasons() + 1, GFP_KERNEL);
-        check!(room.is_ok_and(|room| request.add_reason(reason, room).is_ok()));
+    fn reasons_without_a_name_share_a_class() {
+        for (reason, class) in [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 3),
+            (4, 3),
+            (-1, 3),
+            (c_int::MAX, 3),
+            (c_int::MIN, 3),
+        ] {
+            check_eq!(reason_class(reason), class);
+        }
+        check_eq!(REASON_CLASSES, 4);
     }
 
-    fn further_reasons_leave_the_first_alone() {
-        let mut request = request_of(2);
-        for (count, reason) in [1, -7, c_int::MAX].into_iter().enumerate() {
-            check!(!request.carries(reason));
-            add(&mut request, reason);
-            check!(request.carries(reason));
-            check_eq!(request.further_reasons(), count + 1);
+    fn a_reason_is_new_once() {
+        let mut request = request();
+        check!(!request.add_reason(0));
+        for class in 1..REASON_CLASSES {
+            check!(!request.has_reason(class));
+            check!(request.add_reason(class));
+            check!(!request.add_reason(class));
+            check!(request.has_reason(class));
         }
-        for reason in [2, 1, -7, c_int::MAX] {
-            check!(request.carries(reason));
-        }
-        check!(!request.carries(0));
-        check_eq!(request.reason(), 2);
-        check_eq!(request.reason_name(), "quorum_block_leader");
+        check!(request.has_reason(0));
     }
 
     fn time_passes_until_there_is_an_answer() {
@@ -360,7 +421,7 @@ mod tests {
     }
 
     fn the_deadline_is_the_same_across_a_wrap() {
-        let request = Request::new(RID, ADDRESS, 0, Jiffies::MAX - 1, 30_000);
+        let request = RequestState::new(0, Jiffies::MAX - 1, 30_000);
         let span = msecs_to_jiffies(30_000);
         check_eq!(request.remaining(Jiffies::MAX - 1), Some(span));
         check_eq!(request.remaining(0), Some(span - 2));
@@ -368,11 +429,70 @@ mod tests {
         check_eq!(request.elapsed_ms(span - 2), 30_000);
     }
 
-    fn only_ipv4_addresses_are_shown_as_such() {
-        check_eq!(request().ipv4_address(), Ipv4Addr::new(10, 0, 0, 7));
-        let address = IpAddr::V6(Ipv6Addr::LOCALHOST);
-        let request = Request::new(RID, address, 0, 0, 100);
-        check_eq!(request.address(), address);
-        check_eq!(request.ipv4_address(), Ipv4Addr::UNSPECIFIED);
+    const FENCED_AT: Event = Event::Fenced(7);
+    const INDICATED: Event = Event::Failed(Failure::Indicated);
+    const TIMED_OUT: Event = Event::Failed(Failure::TimedOut);
+    const FREED: Event = Event::Removed(Removal::Freed);
+
+    fn queued(events: &[Event]) -> PendingEvents {
+        let mut pending = PendingEvents::new();
+        for event in events {
+            pending.queue(*event);
+        }
+        pending
+    }
+
+    fn sent(pending: &mut PendingEvents) -> Option<Event> {
+        pending.next().map(|transition| transition.event)
+    }
+
+    fn every_event_is_sent_once_and_in_order() {
+        let all = [Event::Added, FENCED_AT, TIMED_OUT, FREED];
+        let mut pending = queued(&all);
+        for event in all {
+            check!(sent(&mut pending) == Some(event));
+        }
+        check!(sent(&mut pending).is_none());
+
+        let mut pending = PendingEvents::new();
+        for event in all {
+            pending.queue(event);
+            check!(sent(&mut pending) == Some(event));
+            check!(sent(&mut pending).is_none());
+        }
+    }
+
+    fn no_event_is_sent_before_the_request_is_added() {
+        let mut pending = queued(&[FENCED_AT, INDICATED]);
+        check!(sent(&mut pending).is_none());
+        pending.queue(Event::Added);
+        for event in [Event::Added, FENCED_AT, INDICATED] {
+            check!(sent(&mut pending) == Some(event));
+        }
+        check!(sent(&mut pending).is_none());
+    }
+
+    fn no_event_is_sent_after_the_request_is_removed() {
+        let mut pending = queued(&[Event::Added, FREED]);
+        check!(sent(&mut pending) == Some(Event::Added));
+        check!(sent(&mut pending) == Some(FREED));
+        pending.queue(FENCED_AT);
+        pending.queue(INDICATED);
+        check!(sent(&mut pending).is_none());
+    }
+
+    fn a_transition_has_the_status_before_and_after() {
+        let mut pending = queued(&[Event::Added, FENCED_AT, INDICATED, FREED]);
+        let (new, fenced, failed) = (Status::Pending, Status::Fenced, Status::Failed);
+        for (from, to) in [
+            (new, new),
+            (new, fenced),
+            (fenced, failed),
+            (failed, failed),
+        ] {
+            let transition = pending.next();
+            check_eq!(transition.map(|sent| sent.from.name()), Some(from.name()));
+            check_eq!(transition.map(|sent| sent.to.name()), Some(to.name()));
+        }
     }
 }

@@ -2,44 +2,43 @@
 
 //! Fencing for the clustered filesystem scoutfs.
 //!
-//! The leader of a cluster asks for mounts that went silent to be fenced. Each request is a
-//! directory in sysfs, where an agent in userspace finds it, and writes back whether the mount
-//! can no longer write. `include/fence.h` tells what filesystems call.
+//! The leader of a cluster requests that silent mounts be fenced. Each request is a directory in
+//! sysfs; an agent in userspace finds it, fences the mount's host, and writes the result back.
+//! `include/fence.h` is the interface for filesystems, `docs/ABI/sysfs-fs-scoutfs-fence` the one
+//! for agents.
 //!
-//! # Where things are
+//! # Map
 //!
-//! From the filesystem down, each using only what stands below it:
+//! - [`exports`]: the C functions that filesystems call;
+//! - [`mounts`]: from a superblock to its mount;
+//! - [`mount`]: one mount: start, free, stop, destroy, waits, timeouts. **Locking, waiting and
+//!   lifetime rules are at the head of this file**;
+//! - [`table`]: a mount's listed requests, sorted and counted;
+//! - [`request`]: the state machine of one request, and its events that are still to be sent;
+//! - [`attrs`]: a request, and its directory and files in sysfs;
+//! - [`notify`]: uevents, poll wake-ups and log lines, sent by the mount's notify work;
+//! - [`linux`]: safe wrappers for kernel facilities that the kernel crate lacks.
 //!
-//! - [`abi`]: the exported C functions;
-//! - [`registry`]: which mount belongs to which superblock;
-//! - [`mount`]: one mount, the lock of its requests, their timeout, and who waits for them;
-//! - [`requests`]: which of them are listed, and how it stands with them;
-//! - [`events`]: what programs and the log are told of it;
-//! - [`directory`]: a request's files in sysfs;
-//! - [`request`]: one request;
-//! - [`news`]: its states, and what of it is still to be told;
-//! - [`linux`]: safe wrappers of what the kernel crate does not wrap.
-//!
-//! `glue.c` exports the symbols and declares the module's parameter.
+//! `glue.c` exports the symbols, declares the parameter, prints, and defines the tracepoints of
+//! `trace.h`.
 
 #![deny(unsafe_code)]
 
-mod abi;
-mod directory;
-mod events;
+mod attrs;
+mod exports;
 mod linux;
 mod mount;
-mod news;
-mod registry;
+mod mounts;
+mod notify;
 mod request;
-mod requests;
+mod table;
 
 use kernel::prelude::*;
 
 module! {
     type: ScoutfsFence,
     name: "scoutfs_fence",
-    description: "Fencing for scoutfs: requests of the kernel, served by an agent in userspace",
+    description: "Fence requests of scoutfs, served by an agent in userspace",
     license: "GPL",
 }
 
@@ -48,14 +47,13 @@ struct ScoutfsFence;
 
 impl kernel::Module for ScoutfsFence {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        registry::open()?;
-        events::loaded();
+        mounts::init()?;
         Ok(Self)
     }
 }
 
 impl Drop for ScoutfsFence {
     fn drop(&mut self) {
-        registry::close();
+        mounts::exit();
     }
 }

@@ -1,8 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Work that runs after a while, in task context.
+//! Delayed work items, and workqueues that a module owns.
+//!
+//! The kernel crate of Linux 6.12 has work items without a delay only, and none of any kernel has
+//! a workqueue that is destroyed. The types follow the kernel crate's `workqueue`: a work item is
+//! a field of a refcounted object, and a pending work item owns a reference to that object.
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+//!
+//! # Examples
+//!
+//! ```ignore
+//! #[pin_data]
+//! struct Clock {
+//!     #[pin]
+//!     tick: DelayedWork<Clock, 0>,
+//! }
+//!
+//! impl_has_delayed_work! {
+//!     impl HasDelayedWork<0> for Clock { self.tick }
+//! }
+//!
+//! impl DelayedWorkItem<0> for Clock {
+//!     fn run(this: Arc<Self>) {
+//!         DelayedWork::<Self, 0>::schedule(&this, 100);
+//!     }
+//! }
+//!
+//! let queue = Queue::new(c_str!("clock"))?;
+//! let clock = Arc::pin_init(pin_init!(Clock { tick <- DelayedWork::new(queue) }), GFP_KERNEL)?;
+//! DelayedWork::<Clock, 0>::schedule(&clock, 100);
+//! ```
 
 #![allow(unsafe_code)]
 
@@ -11,7 +39,8 @@ use super::{
     jiffies::Jiffies, //
 };
 use core::{
-    ops::Deref,
+    marker::PhantomData,
+    mem::offset_of,
     ptr::NonNull, //
 };
 use kernel::{
@@ -23,191 +52,204 @@ use kernel::{
     types::Opaque, //
 };
 
-/// A work queue of this module's own.
+/// A workqueue that is destroyed with its last reference.
 ///
-/// It can make progress under memory pressure, where no new worker can be made
-/// (`WQ_MEM_RECLAIM`). Dropping it waits for what is queued: task context only.
+/// Its work runs in task context, on any CPU (`WQ_UNBOUND`), before other work (`WQ_HIGHPRI`), and
+/// makes progress under memory pressure (`WQ_MEM_RECLAIM`).
+///
+/// Dropping the last reference waits for running work, so a worker of this queue must not: keep a
+/// reference elsewhere until all work has ended.
 ///
 /// # Invariants
 ///
-/// The pointer is to a work queue, which this owns.
+/// The pointer is to a workqueue, which this owns.
 pub(crate) struct Queue(NonNull<bindings::workqueue_struct>);
 
-// SAFETY: A work queue may be used and destroyed by any task.
+// SAFETY: Any task may use and destroy a workqueue.
 unsafe impl Send for Queue {}
 
-// SAFETY: A work queue brings its own lock.
+// SAFETY: The workqueue functions lock as they need.
 unsafe impl Sync for Queue {}
 
 impl Queue {
-    /// Makes a queue of that name. May sleep.
+    /// Allocates a workqueue. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(name: &CStr) -> Result<Self> {
-        Self::with_priority(name, false)
-    }
-
-    /// Makes a queue whose work goes before that of others (`WQ_HIGHPRI`). May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn new_highpri(name: &CStr) -> Result<Self> {
-        Self::with_priority(name, true)
-    }
-
-    fn with_priority(name: &CStr, highpri: bool) -> Result<Self> {
-        // SAFETY: `name` is terminated, and copied.
-        let raw =
-            unsafe { header::scoutfs_fence_glue_alloc_workqueue(name.as_char_ptr(), highpri) };
-        // INVARIANT: The queue was made for us alone.
-        Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
+    pub(crate) fn new(name: &CStr) -> Result<Arc<Self>> {
+        // SAFETY: `name` is NUL-terminated, and copied.
+        let raw = unsafe { header::scoutfs_fence_glue_alloc_workqueue(name.as_char_ptr()) };
+        // INVARIANT: The workqueue was just allocated.
+        let this = Self(NonNull::new(raw).ok_or(ENOMEM)?);
+        Ok(Arc::new(this, GFP_KERNEL)?)
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the queue is ours. Nothing can be queued any more, for
-        // that takes a reference to it.
+        // SAFETY: By the type invariant the workqueue is ours. No timer points to it: each pending
+        // `DelayedWork` owns a reference to the queue.
         unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
     }
 }
 
-/// What a [`DelayedWork`] does when its time has come.
-pub(crate) trait Run: Sized + Send + Sync + 'static {
-    /// Runs in task context, and may sleep. The same work never runs twice at once.
-    fn run(this: Arc<DelayedWork<Self>>);
+/// The function of a [`DelayedWork<Self, ID>`] field.
+pub(crate) trait DelayedWorkItem<const ID: u64>: Send + Sync + Sized + 'static {
+    /// Runs in task context; may sleep. One work item never runs twice at the same time.
+    fn run(this: Arc<Self>);
 }
 
-/// A `T` that can be run later.
-///
-/// While it is queued the queue holds a reference to it, so nobody needs to take it off the queue
-/// before dropping it.
-///
-/// # Examples
-///
-/// ```ignore
-/// let this = Arc::pin_init(DelayedWork::new(Clock::new()), GFP_KERNEL)?;
-/// DelayedWork::modify(&this, &queue, msecs_to_jiffies(100));
-/// // 100 ms later `Clock::run` is called.
-/// ```
-///
-/// # Invariants
-///
-/// `work` is initialised, and its function is `run_raw::<T>`. Each time that it is queued, the
-/// queue owns one reference of the [`Arc`] that `self` lives in.
-#[pin_data]
-#[repr(C)]
-pub(crate) struct DelayedWork<T: Run> {
-    #[pin]
-    work: Opaque<bindings::delayed_work>,
-    #[pin]
-    data: T,
-}
-
-// SAFETY: Work may be queued, cancelled and freed by any task, and runs on any.
-unsafe impl<T: Run> Send for DelayedWork<T> {}
-
-// SAFETY: The C functions on a `delayed_work` may be called at the same time, and `T` is `Sync`.
-unsafe impl<T: Run> Sync for DelayedWork<T> {}
-
-impl<T: Run> DelayedWork<T> {
-    /// One that is not queued.
-    pub(crate) fn new<E>(data: impl PinInit<T, E>) -> impl PinInit<Self, Error>
-    where
-        Error: From<E>,
-    {
-        try_pin_init!(Self {
-            // INVARIANT: The work is initialised here, with the right function, and not queued.
-            work <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is valid for writes, and pinned as `self` is.
-                unsafe {
-                    header::scoutfs_fence_glue_init_delayed_work(slot, Some(run_raw::<T>))
-                }
-            }),
-            data <- data,
-        }? Error)
-    }
-
-    /// Lets it run in `delay` jiffies from now, whatever was planned before.
-    ///
-    /// Any context. Two calls at the same time must be serialised by the caller, or either may
-    /// win. While [`cancel_sync`](Self::cancel_sync) runs this does nothing.
-    pub(crate) fn modify(this: &Arc<Self>, queue: &Queue, delay: Jiffies) {
-        Self::cancel(this);
-        let queued = Arc::into_raw(this.clone());
-        // SAFETY: Work and queue are valid by their type invariants. The reference in `queued`
-        // keeps the work alive until it runs or is cancelled.
-        if !unsafe {
-            bindings::queue_delayed_work_on(
-                bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                queue.0.as_ptr(),
-                this.work.get(),
-                delay,
-            )
-        } {
-            // SAFETY: It was not queued, so the reference made above is still ours.
-            drop(unsafe { Arc::from_raw(queued) });
-        }
-    }
-
-    /// Takes it off the queue, and does not wait where it runs just now.
-    fn cancel(this: &Arc<Self>) {
-        // SAFETY: By the type invariant the work is initialised.
-        if unsafe { bindings::cancel_delayed_work(this.work.get()) } {
-            Self::drop_queued(this);
-        }
-    }
-
-    /// Takes it off the queue, and waits until it does not run any more. May sleep.
-    ///
-    /// The caller sees to it that it is not queued again.
-    pub(crate) fn cancel_sync(this: &Arc<Self>) {
-        // SAFETY: By the type invariant the work is initialised.
-        if unsafe { bindings::cancel_delayed_work_sync(this.work.get()) } {
-            Self::drop_queued(this);
-        }
-    }
-
-    /// Lets it run now where it is queued, and waits until it does not run any more. May sleep.
-    ///
-    /// It must not be called by what `run` waits for. Of two calls at the same time one may find
-    /// nothing to wait for: the caller serialises them.
-    pub(crate) fn flush(this: &Arc<Self>) {
-        // SAFETY: By the type invariant the work is initialised. What the queue owns does not
-        // change: it still runs the work, with the same reference.
-        unsafe { bindings::flush_delayed_work(this.work.get()) };
-    }
-
-    /// Drops the reference that the queue owned, after the work was taken off it.
-    fn drop_queued(this: &Arc<Self>) {
-        let raw = Arc::into_raw(this.clone());
-        // SAFETY: This is the reference made above.
-        drop(unsafe { Arc::from_raw(raw) });
-        // SAFETY: The work was on the queue and is not any more, so by the type invariant there
-        // is one reference that nobody else will drop.
-        drop(unsafe { Arc::from_raw(raw) });
-    }
-}
-
-impl<T: Run> Deref for DelayedWork<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.data
-    }
-}
-
-/// The function of every [`DelayedWork<T>`].
+/// Declares that a type has a [`DelayedWork<Self, ID>`] field. Implement it with
+/// [`impl_has_delayed_work!`].
 ///
 /// # Safety
 ///
-/// Only the work queue calls it, with the work of a `DelayedWork<T>` that was queued.
-unsafe extern "C" fn run_raw<T: Run>(work: *mut bindings::work_struct) {
-    // `work` is the first field of the `delayed_work`, which is the first field of `DelayedWork`.
-    const { assert!(core::mem::offset_of!(bindings::delayed_work, work) == 0) };
-    // SAFETY: By the type invariant the queue owned a reference, which is ours now that it runs.
-    T::run(unsafe { Arc::from_raw(work.cast::<DelayedWork<T>>()) });
+/// [`OFFSET`](Self::OFFSET) must be the offset of a field of type `DelayedWork<Self, ID>`.
+pub(crate) unsafe trait HasDelayedWork<const ID: u64>: DelayedWorkItem<ID> {
+    /// The offset of the field.
+    const OFFSET: usize;
+}
+
+/// Implements [`HasDelayedWork`] safely.
+macro_rules! impl_has_delayed_work {
+    ($(impl HasDelayedWork<$id:tt> for $type:ty { self.$field:ident })*) => {$(
+        #[allow(unsafe_code)]
+        // SAFETY: The constant only compiles if the field has the right type.
+        unsafe impl $crate::linux::delayed_work::HasDelayedWork<$id> for $type {
+            const OFFSET: usize = {
+                let _: fn(&$type) -> &$crate::linux::delayed_work::DelayedWork<$type, $id> =
+                    |this| &this.$field;
+                ::core::mem::offset_of!($type, $field)
+            };
+        }
+    )*};
+}
+pub(crate) use impl_has_delayed_work;
+
+/// A delayed work item: a field of a `T` that lives in an [`Arc`]. `ID` tells several apart.
+///
+/// # Invariants
+///
+/// `work` is initialised, and its function is `run_raw::<T, ID>`. While `work` is pending, it owns
+/// a reference to the `T` around it, and so to `queue`, the only queue that it is ever put on.
+#[pin_data]
+#[repr(C)]
+pub(crate) struct DelayedWork<T, const ID: u64> {
+    #[pin]
+    work: Opaque<bindings::delayed_work>,
+    queue: Arc<Queue>,
+    _container: PhantomData<fn(T)>,
+}
+
+// SAFETY: Any task may queue, cancel and free a work item; this holds no `T`.
+unsafe impl<T, const ID: u64> Send for DelayedWork<T, ID> {}
+
+// SAFETY: The C functions on a work item may be called concurrently; this holds no `T`.
+unsafe impl<T, const ID: u64> Sync for DelayedWork<T, ID> {}
+
+impl<T: HasDelayedWork<ID>, const ID: u64> DelayedWork<T, ID> {
+    /// An idle work item for this queue.
+    pub(crate) fn new(queue: Arc<Queue>) -> impl PinInit<Self> {
+        pin_init!(Self {
+            // INVARIANT: The work is initialised here, with the right function, and idle.
+            work <- Opaque::ffi_init(|slot| {
+                // SAFETY: `slot` is valid for writes, and pinned.
+                unsafe {
+                    header::scoutfs_fence_glue_init_delayed_work(slot, Some(run_raw::<T, ID>))
+                }
+            }),
+            queue,
+            _container: PhantomData,
+        })
+    }
+
+    /// Queues the work item to run in `delay` jiffies, unless it is pending. Any context.
+    pub(crate) fn schedule(item: &Arc<T>, delay: Jiffies) {
+        // The pointers that the C side keeps are derived from the whole `T`, as `run_raw` needs.
+        let container = Arc::into_raw(item.clone());
+        let this = Self::of(container);
+        // SAFETY: `this` is a field of the object that `item` keeps alive, and initialised by the
+        // type invariants.
+        // INVARIANT: If the work becomes pending, it owns the reference in `container`.
+        let queued = unsafe {
+            bindings::queue_delayed_work_on(
+                bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
+                (*this).queue.0.as_ptr(),
+                Self::work(this),
+                delay,
+            )
+        };
+        if !queued {
+            // SAFETY: The work did not take the reference.
+            drop(unsafe { Arc::from_raw(container) });
+        }
+    }
+
+    /// Queues the work item to run in `delay` jiffies, whether or not it is pending. Any context.
+    ///
+    /// The caller serialises this with itself: of two concurrent calls either delay may win.
+    pub(crate) fn reschedule(item: &Arc<T>, delay: Jiffies) {
+        // SAFETY: By the type invariant the work is initialised.
+        if unsafe { bindings::cancel_delayed_work(Self::raw(item)) } {
+            Self::drop_pending(item);
+        }
+        Self::schedule(item, delay);
+    }
+
+    /// Cancels the work item, and waits until it no longer runs. May sleep.
+    pub(crate) fn cancel_sync(item: &Arc<T>) {
+        // SAFETY: By the type invariant the work is initialised.
+        if unsafe { bindings::cancel_delayed_work_sync(Self::raw(item)) } {
+            Self::drop_pending(item);
+        }
+    }
+
+    /// Runs the work item now if it is pending, and waits until it no longer runs. May sleep.
+    ///
+    /// The caller serialises this with itself: of two concurrent calls one may return early.
+    pub(crate) fn flush(item: &Arc<T>) {
+        // SAFETY: By the type invariant the work is initialised. Pending work keeps its reference.
+        unsafe { bindings::flush_delayed_work(Self::raw(item)) };
+    }
+
+    /// The field of the object that `container` points to.
+    fn of(container: *const T) -> *const Self {
+        container.wrapping_byte_add(T::OFFSET).cast()
+    }
+
+    /// The C work at the beginning of the field.
+    fn work(this: *const Self) -> *mut bindings::delayed_work {
+        const { assert!(offset_of!(Self, work) == 0) };
+        this.cast_mut().cast()
+    }
+
+    fn raw(item: &Arc<T>) -> *mut bindings::delayed_work {
+        Self::work(Self::of(&raw const **item))
+    }
+
+    /// Drops the reference that the work item owned until it was cancelled.
+    fn drop_pending(item: &Arc<T>) {
+        let raw = Arc::into_raw(item.clone());
+        // SAFETY: This is the reference from the line above.
+        drop(unsafe { Arc::from_raw(raw) });
+        // SAFETY: The work was pending and is not any more, so by the type invariant it owned this
+        // reference. `item` keeps the object alive.
+        drop(unsafe { Arc::from_raw(raw) });
+    }
+}
+
+/// The C function of every [`DelayedWork<T, ID>`].
+///
+/// # Safety
+///
+/// Only the workqueue calls this, with the work of a pending `DelayedWork<T, ID>`.
+unsafe extern "C" fn run_raw<T: HasDelayedWork<ID>, const ID: u64>(
+    work: *mut bindings::work_struct,
+) {
+    const { assert!(offset_of!(bindings::delayed_work, work) == 0) };
+    // The `work_struct` is at the beginning of the `delayed_work`, and that of the field.
+    let container = work.cast::<T>().wrapping_byte_sub(T::OFFSET);
+    // SAFETY: By the type invariant the work owned a reference, which is ours now that it runs.
+    T::run(unsafe { Arc::from_raw(container) });
 }

@@ -10,17 +10,17 @@ use kernel::{
     ffi::c_int, //
 };
 
-/// An error number, which becomes an [`Error`].
+/// An error number, which converts to an [`Error`].
 #[derive(Clone, Copy)]
 pub(crate) struct Errno(u32);
 
-/// The family of an address is not one that we know.
+/// Address family not supported.
 pub(crate) const EAFNOSUPPORT: Errno = Errno(bindings::EAFNOSUPPORT);
-/// The requests waited for were dropped.
+/// Shut down.
 pub(crate) const ESHUTDOWN: Errno = Errno(bindings::ESHUTDOWN);
-/// What is written to has changed too much for that.
+/// Stale handle.
 pub(crate) const ESTALE: Errno = Errno(bindings::ESTALE);
-/// The time was over.
+/// Timed out.
 pub(crate) const ETIMEDOUT: Errno = Errno(bindings::ETIMEDOUT);
 
 impl From<Errno> for Error {

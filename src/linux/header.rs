@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What bindgen makes of `include/fence.h` and `src/glue.h`.
+//! Bindings of `include/fence.h` and `src/glue.h`, which Kbuild generates with bindgen.
 //!
-//! Kbuild generates it at every build. `abi.rs` checks the exported functions against it.
+//! `exports.rs` checks the exported functions against them.
 
 #![allow(
     dead_code,

@@ -2,6 +2,8 @@
 
 //! Internet addresses as C code passes and prints them.
 //!
+//! The kernel crate of Linux 6.12 cannot print them.
+//!
 //! C headers: [`include/linux/socket.h`](srctree/include/linux/socket.h),
 //! [`include/uapi/linux/in6.h`](srctree/include/uapi/linux/in6.h)
 
@@ -21,23 +23,21 @@ use kernel::{
     prelude::*, //
 };
 
-/// The address of a socket, without its port.
-///
-/// Any context.
+/// The address in a `sockaddr`, without its port. Any context.
 ///
 /// # Errors
 ///
-/// `EINVAL` for a null pointer; `EAFNOSUPPORT` where it is neither IPv4 nor IPv6.
+/// `EINVAL` for a null pointer; `EAFNOSUPPORT` unless it is IPv4 or IPv6.
 ///
 /// # Safety
 ///
-/// `addr` must be null, or valid for reading what its family says. It need not be aligned.
+/// `addr` must be null or valid for reads of the size that its family implies. It need not be aligned.
 pub(crate) unsafe fn address(addr: *const bindings::__kernel_sockaddr_storage) -> Result<IpAddr> {
     if addr.is_null() {
         return Err(EINVAL);
     }
     let family: *const bindings::__kernel_sa_family_t = addr.cast();
-    // SAFETY: Every socket address begins with its family.
+    // SAFETY: Every `sockaddr` begins with its family.
     match u32::from(unsafe { family.read_unaligned() }) {
         bindings::AF_INET => {
             // SAFETY: The family says that this is a `sockaddr_in`.
@@ -56,11 +56,35 @@ pub(crate) unsafe fn address(addr: *const bindings::__kernel_sockaddr_storage) -
 
 /// An IPv4 address in network order, as C code passes it.
 pub(crate) fn ipv4(addr: bindings::__be32) -> Ipv4Addr {
-    // In network order the bytes stand in memory as they are written.
+    // In network order the bytes lie in memory as they are written.
     Ipv4Addr::from(addr.to_ne_bytes())
 }
 
-/// Prints an address as the kernel's `%pISc` does.
+/// The bytes of an address in network order: 4 of an IPv4 address, 16 of an IPv6 one.
+pub(crate) enum Octets {
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl Octets {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Octets::V4(octets) => octets,
+            Octets::V6(octets) => octets,
+        }
+    }
+}
+
+impl From<IpAddr> for Octets {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Octets::V4(address.octets()),
+            IpAddr::V6(address) => Octets::V6(address.octets()),
+        }
+    }
+}
+
+/// Formats an address as the kernel's `%pISc` does.
 pub(crate) struct Display(pub(crate) IpAddr);
 
 impl fmt::Display for Display {
@@ -69,10 +93,9 @@ impl fmt::Display for Display {
             IpAddr::V4(address) => return address.fmt(f),
             IpAddr::V6(address) => address.octets(),
         };
-        // Eight groups of four digits, their colons, and the zero at the end.
+        // Eight groups of four digits, seven colons and a NUL.
         let mut text = [0; 8 * 5];
-        // SAFETY: The address has the 16 bytes, and the text the length, that the function is
-        // told of.
+        // SAFETY: The address has 16 bytes, and the buffer the length that is passed.
         let length = unsafe {
             header::scoutfs_fence_glue_print_ipv6(
                 text.as_mut_ptr().cast(),

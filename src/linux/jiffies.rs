@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The kernel's tick counter.
+//! The kernel's tick counter, and deadlines that it reaches.
 //!
 //! C header: [`include/linux/jiffies.h`](srctree/include/linux/jiffies.h)
 
@@ -9,38 +9,30 @@
 use kernel::bindings;
 pub(crate) use kernel::time::Jiffies;
 
-/// The longest time that a task can sleep: forever.
-///
-/// Mirrors `MAX_SCHEDULE_TIMEOUT` of `include/linux/sched.h`.
+/// A timeout that never expires. Mirrors `MAX_SCHEDULE_TIMEOUT` of `include/linux/sched.h`.
 pub(crate) const MAX_SCHEDULE_TIMEOUT: Jiffies = Jiffies::MAX >> 1;
 
-/// The ticks since boot, which wrap.
-///
-/// Any context.
+/// The tick counter, which wraps. Any context.
 pub(crate) fn jiffies() -> Jiffies {
-    // SAFETY: `jiffies` is always there, aligned, and of one machine word. The volatile read is
-    // what C does too: the timer interrupt writes it at any time.
+    // SAFETY: `jiffies` is one aligned machine word. C reads it as volatile too, because the timer
+    // interrupt writes it.
     unsafe { (&raw const bindings::jiffies).read_volatile() }
 }
 
-/// Milliseconds of a span of jiffies, rounded down.
-///
-/// Any context.
+/// Converts a span to milliseconds, rounding down. Any context.
 pub(crate) fn jiffies64_to_msecs(span: Jiffies) -> u64 {
     // SAFETY: The function only calculates.
     unsafe { bindings::jiffies64_to_msecs(span as u64) }
 }
 
-/// The jiffies that last at least `msecs` milliseconds.
-///
-/// Any context.
+/// Converts milliseconds to jiffies, rounding up. Any context.
 pub(crate) fn msecs_to_jiffies(msecs: u32) -> Jiffies {
     kernel::time::msecs_to_jiffies(msecs)
 }
 
-/// A moment in the future, told as a span from the moment at which it was set.
+/// A point in time after another one, in jiffies.
 ///
-/// Only differences of [`jiffies`] are used, so that a wrap of the counter does no harm.
+/// Only differences of [`jiffies`] are computed, so the counter may wrap.
 #[derive(Clone, Copy)]
 pub(crate) struct Deadline {
     set: Jiffies,
@@ -48,24 +40,23 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// The moment that is `span` jiffies after `now`.
+    /// `span` jiffies after `now`.
     pub(crate) fn new(now: Jiffies, span: Jiffies) -> Self {
         Self { set: now, span }
     }
 
-    /// The jiffies from `now` to the deadline, 0 where it has passed.
+    /// The jiffies from `now` to the deadline; 0 if it has passed.
     pub(crate) fn remaining(&self, now: Jiffies) -> Jiffies {
         self.span.saturating_sub(self.elapsed(now))
     }
 
-    /// The moment itself, by which deadlines are ordered: a counter of 64 bits wraps in theory
-    /// only.
-    pub(crate) fn moment(&self) -> Jiffies {
+    /// The tick of the deadline, to order deadlines by: 64 bits do not wrap in practice.
+    pub(crate) fn tick(&self) -> Jiffies {
         const { assert!(Jiffies::BITS == 64) };
         self.set.saturating_add(self.span)
     }
 
-    /// The jiffies from the moment at which the deadline was set to `now`.
+    /// The jiffies from the `now` of [`new`](Self::new) to this one.
     pub(crate) fn elapsed(&self, now: Jiffies) -> Jiffies {
         now.wrapping_sub(self.set)
     }
@@ -86,7 +77,7 @@ mod tests {
             spans_last_at_least_as_long_as_asked_for,
             jiffies_never_go_back,
             a_deadline_passes_once,
-            a_deadline_does_not_mind_a_wrap,
+            a_deadline_survives_a_wrap,
         ]
     );
 
@@ -115,7 +106,7 @@ mod tests {
         check_eq!(Deadline::new(0, Jiffies::MAX).remaining(Jiffies::MAX), 0);
     }
 
-    fn a_deadline_does_not_mind_a_wrap() {
+    fn a_deadline_survives_a_wrap() {
         let deadline = Deadline::new(Jiffies::MAX - 2, 7);
         for (now, elapsed, remaining) in [(Jiffies::MAX, 2, 5), (0, 3, 4), (4, 7, 0), (9, 12, 0)] {
             check_eq!(deadline.elapsed(now), elapsed);

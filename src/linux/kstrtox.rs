@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Values from text.
+//! Parsing text. The kernel crate of Linux 6.12 has no `kstrtobool`.
 //!
 //! C header: [`include/linux/kstrtox.h`](srctree/include/linux/kstrtox.h)
 
@@ -13,17 +13,15 @@ use kernel::{
     str::CStr, //
 };
 
-/// Reads a boolean as every boolean in sysfs is read: `1`, `y`, `on` and their like are true, `0`,
-/// `n`, `off` and their like are false.
-///
-/// Any context.
+/// Parses a boolean as all of sysfs does: `1`, `y`, `on` and the like are true, `0`, `n`, `off` and
+/// the like are false. Any context.
 ///
 /// # Errors
 ///
-/// `EINVAL` for everything else.
+/// `EINVAL` for anything else.
 pub(crate) fn kstrtobool(text: &CStr) -> Result<bool> {
     let mut value = false;
-    // SAFETY: `text` is terminated, and `value` is valid for the write.
+    // SAFETY: `text` is NUL-terminated, and `value` is valid for a write.
     to_result(unsafe { bindings::kstrtobool(text.as_char_ptr(), &mut value) })?;
     Ok(value)
 }

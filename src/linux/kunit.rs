@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Unit tests that the kernel runs when the module is loaded.
+//! Unit tests that KUnit runs when the module is loaded.
 //!
-//! The kernel crate has macros for this on some supported kernels only, and they tell no values
-//! where a check fails.
+//! The kernel crate has macros for this on some supported kernels only, and they print no values
+//! when a check fails.
 //!
 //! C header: [`include/kunit/test.h`](srctree/include/kunit/test.h)
 //!
@@ -46,11 +46,11 @@ use kernel::{
     }, //
 };
 
-/// What KUnit writes to while it runs a suite.
+/// A static that KUnit writes to while it runs a suite.
 #[repr(transparent)]
 pub(crate) struct Static<T>(UnsafeCell<T>);
 
-// SAFETY: Nobody but KUnit touches the content, which has locks of its own.
+// SAFETY: Only KUnit accesses the content, under its own locks.
 unsafe impl<T> Sync for Static<T> {}
 
 impl<T> Static<T> {
@@ -63,12 +63,12 @@ impl<T> Static<T> {
     }
 }
 
-/// Ends a suite's table.
+/// Terminates a suite's table.
 pub(crate) const NO_CASE: bindings::kunit_case =
-    // SAFETY: It consists of numbers and of pointers that may be null.
+    // SAFETY: It has integers and nullable pointers only.
     unsafe { MaybeUninit::zeroed().assume_init() };
 
-/// A test called `name`, which a zero ends.
+/// A test with this NUL-terminated name.
 pub(crate) const fn case(
     name: &'static str,
     run: extern "C" fn(*mut bindings::kunit),
@@ -79,7 +79,7 @@ pub(crate) const fn case(
     case
 }
 
-/// The suite of the tests in a table that [`NO_CASE`] ends.
+/// A suite of the tests in a table that [`NO_CASE`] terminates.
 pub(crate) const fn suite_of(
     name: &str,
     cases: *mut bindings::kunit_case,
@@ -90,14 +90,14 @@ pub(crate) const fn suite_of(
         copy[i] = name.as_bytes()[i] as c_char;
         i += 1;
     }
-    // SAFETY: It consists of numbers and of pointers that may be null.
+    // SAFETY: It has integers and nullable pointers only.
     let mut suite: bindings::kunit_suite = unsafe { MaybeUninit::zeroed().assume_init() };
     suite.name = copy;
     suite.test_cases = cases;
     suite
 }
 
-/// Lets KUnit run functions as one suite of tests.
+/// Registers functions as one suite of tests.
 macro_rules! suite {
     ($name:ident, [$($case:ident),* $(,)?]) => {
         #[allow(unsafe_code)]
@@ -127,7 +127,7 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// What a test's function may return.
+/// The return type of a test.
 pub(crate) trait Outcome {
     fn check(self);
 }
@@ -144,10 +144,12 @@ impl Outcome for Result {
     }
 }
 
-/// The running test has failed. It goes on. `file` is ended by a zero.
+/// Marks the running test as failed; it continues. `file` is NUL-terminated.
 pub(crate) fn fail(file: &'static str, line: u32, what: fmt::Arguments<'_>) {
-    let Ok(what) = CString::try_from_fmt(what) else {
-        return pr_err!("a test failed, and there is no memory to tell why\n");
+    let text = CString::try_from_fmt(what);
+    let what: &CStr = match &text {
+        Ok(text) => text,
+        Err(_) => c_str!("no memory to print what failed"),
     };
     let location = bindings::kunit_loc {
         file: file.as_ptr().cast(),
@@ -155,8 +157,8 @@ pub(crate) fn fail(file: &'static str, line: u32, what: fmt::Arguments<'_>) {
     };
     let assertion = bindings::kunit_fail_assert::default();
     let format: &CStr = c_str!("%s\n");
-    // SAFETY: Only tests call this, so that there is a current one. All that is pointed at lives
-    // during the call, and the format takes one string.
+    // SAFETY: Only tests call this, so there is a current one. All pointers are valid during the
+    // call, and the format takes one string.
     unsafe {
         bindings::__kunit_do_failed_assertion(
             bindings::kunit_get_current_test(),
@@ -170,7 +172,7 @@ pub(crate) fn fail(file: &'static str, line: u32, what: fmt::Arguments<'_>) {
     };
 }
 
-/// Fails the running test where a condition does not hold.
+/// Fails the running test unless a condition holds.
 macro_rules! check {
     ($condition:expr $(,)?) => {
         if !$condition {
@@ -184,10 +186,10 @@ macro_rules! check {
 }
 pub(crate) use check;
 
-/// Fails the running test where two values differ.
+/// Fails the running test if two values differ.
 macro_rules! check_eq {
     ($got:expr, $wanted:expr $(,)?) => {{
-        // A lock that is taken to get a value is given up again before anything is told.
+        // A lock that is taken for a value is released before the test fails.
         let got = $got;
         let wanted = $wanted;
         if got != wanted {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Intrusive lists: what one kernel crate asks for that another does not.
-//!
-//! The lists themselves are the kernel crate's.
+//! Intrusive lists: the kernel crate's, whose macros differ between kernels.
 
-/// Lets values of a type be listed by its field `$links`, a `kernel::list::ListLinks`, while its
-/// field `$tracker`, a `kernel::list::AtomicTracker`, tells whether a value is on a list.
+/// Implements `ListItem` for a type by its field `$links`, a `kernel::list::ListLinks`, and
+/// `TryNewListArc` by its field `$tracker`, a `kernel::list::AtomicTracker`.
 ///
 /// # Examples
 ///

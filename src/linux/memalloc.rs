@@ -1,50 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Scopes in which memory allocation is restricted.
+//! Allocation scopes.
 //!
 //! C header: [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
 
 #![allow(unsafe_code)]
 
 use super::header;
-use core::marker::PhantomData;
 
-/// A scope in which no allocation of this task recurses into a filesystem.
+/// Calls `f` in a scope in which no allocation of this task recurses into a filesystem, whatever
+/// its GFP flags are. Task context. The kernel crate has no such scope.
 ///
-/// It covers what the C side allocates with `GFP_KERNEL` too. Scopes nest; task context only.
+/// A function and not a guard, so that scopes cannot but nest: one that ended out of order would
+/// end another one early.
 ///
 /// # Examples
 ///
 /// ```ignore
-/// let _nofs = NofsScope::enter();
-/// // No allocation from here to the end of the block waits for a filesystem.
+/// memalloc_nofs(|| KBox::new(0, GFP_KERNEL))?;
 /// ```
-///
-/// # Invariants
-///
-/// `flags` is what `memalloc_nofs_save` returned to this task for this scope.
-#[must_use = "the scope ends when this is dropped"]
-pub(crate) struct NofsScope {
-    flags: u32,
-    _not_send: PhantomData<*mut ()>,
-}
-
-impl NofsScope {
-    /// Enters the scope. It ends when the result is dropped.
-    pub(crate) fn enter() -> Self {
-        // INVARIANT: The flags are saved here, for the current task.
-        Self {
-            // SAFETY: The function changes a flag of the current task, nothing else.
-            flags: unsafe { header::scoutfs_fence_glue_memalloc_nofs_save() },
-            _not_send: PhantomData,
-        }
-    }
-}
-
-impl Drop for NofsScope {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant the flags come from the matching save, and as the scope
-        // cannot leave its task, they are given back to the task that saved them.
-        unsafe { header::scoutfs_fence_glue_memalloc_nofs_restore(self.flags) };
-    }
+pub(crate) fn memalloc_nofs<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: The function only changes a flag of the current task.
+    let flags = unsafe { header::scoutfs_fence_glue_memalloc_nofs_save() };
+    let result = f();
+    // SAFETY: The same task saved the flags, and scopes that began later have ended.
+    unsafe { header::scoutfs_fence_glue_memalloc_nofs_restore(flags) };
+    result
 }

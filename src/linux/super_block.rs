@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A superblock as an identity.
+//! Superblocks, as identities.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -12,15 +12,14 @@ use kernel::{
     prelude::*, //
 };
 
-/// Which superblock a call is about.
+/// A superblock that a caller named.
 ///
-/// Only [`device`](Self::device) looks behind the pointer, so a pointer to anything else than a
-/// superblock is found unknown and does no harm.
+/// Only [`device`](Self::device) dereferences the pointer.
 #[derive(Clone, Copy)]
 pub(crate) struct SuperBlock(NonNull<bindings::super_block>);
 
 impl SuperBlock {
-    /// Takes a pointer that a filesystem passed.
+    /// Takes a pointer that a filesystem passed. Any context.
     ///
     /// # Errors
     ///
@@ -29,23 +28,23 @@ impl SuperBlock {
         Ok(Self(NonNull::new(ptr).ok_or(EINVAL)?))
     }
 
-    /// What tells this superblock from every other one that lives.
+    /// A number that no other live superblock has.
     pub(crate) fn identity(self) -> usize {
         self.0.as_ptr() as usize
     }
 
-    /// The number of the superblock's device, `s_dev`.
+    /// The superblock's device number, `s_dev`.
     ///
     /// # Safety
     ///
     /// The pointer must be to a superblock whose device number has been set.
     pub(crate) unsafe fn device(self) -> Device {
-        // SAFETY: The caller promises that there is a superblock behind the pointer.
+        // SAFETY: The caller promises a superblock.
         Device(unsafe { (*self.0.as_ptr()).s_dev })
     }
 }
 
-/// The number of a device.
+/// A device number.
 ///
 /// Mirrors `dev_t`, and the macros of `include/linux/kdev_t.h`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,12 +53,12 @@ pub(crate) struct Device(bindings::dev_t);
 impl Device {
     const MINOR_BITS: u32 = 20;
 
-    /// The number of the driver.
+    /// Mirrors `MAJOR()`.
     pub(crate) fn major(self) -> u32 {
         self.0 >> Self::MINOR_BITS
     }
 
-    /// The number of the device among those of its driver.
+    /// Mirrors `MINOR()`.
     pub(crate) fn minor(self) -> u32 {
         self.0 & ((1 << Self::MINOR_BITS) - 1)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Files in sysfs that show and change a value.
+//! Attributes: files in sysfs that show and store a value. No kernel crate wraps them.
 //!
 //! C headers: [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h),
 //! [`include/linux/kobject.h`](srctree/include/linux/kobject.h)
@@ -39,7 +39,11 @@ use kernel::{
     }, //
 };
 
-/// One file of each directory about a `T`: what sysfs knows of it comes first.
+/// A file of every [`AttributeDirectory<T>`].
+///
+/// # Invariants
+///
+/// The callbacks in `raw` are `show_raw::<T>` and `store_raw::<T>`.
 #[repr(C)]
 pub(crate) struct Attribute<T: 'static> {
     raw: bindings::kobj_attribute,
@@ -47,16 +51,16 @@ pub(crate) struct Attribute<T: 'static> {
     store: Option<fn(ArcBorrow<'_, T>, &CStr) -> Result>,
 }
 
-// SAFETY: Nothing is changed, neither here nor by sysfs.
+// SAFETY: Neither this nor the C side ever writes to an attribute.
 unsafe impl<T> Sync for Attribute<T> {}
 
 impl<T: Send + Sync> Attribute<T> {
-    /// A file that everybody may read (0444). `show` writes the value, up to one page of it; it
-    /// may sleep.
+    /// A file of mode 0444. `show` writes at most one page, less a byte; it may sleep.
     pub(crate) const fn read_only(
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> fmt::Result,
     ) -> Self {
+        // INVARIANT: `raw` sets the callbacks.
         Self {
             raw: Self::raw(name, 0o444),
             show,
@@ -64,15 +68,16 @@ impl<T: Send + Sync> Attribute<T> {
         }
     }
 
-    /// A file that everybody may read and root may write (0644).
+    /// A file of mode 0644. `store` gets at most one page; it may sleep.
     ///
-    /// `store` gets what was written, up to one page of it. It may sleep, but must not wait for
-    /// the removal of the directory, which waits for it.
+    /// Both callbacks hold a kernfs active reference, which the removal of the directory drains: a
+    /// lock that is held there must not be taken here.
     pub(crate) const fn read_write(
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> fmt::Result,
         store: fn(ArcBorrow<'_, T>, &CStr) -> Result,
     ) -> Self {
+        // INVARIANT: `raw` sets the callbacks.
         Self {
             raw: Self::raw(name, 0o644),
             show,
@@ -81,9 +86,9 @@ impl<T: Send + Sync> Attribute<T> {
     }
 
     const fn raw(name: &'static CStr, mode: bindings::umode_t) -> bindings::kobj_attribute {
-        // SAFETY: A `kobj_attribute` may be all zero.
+        // SAFETY: All zero is a valid `kobj_attribute`.
         let mut raw: bindings::kobj_attribute = unsafe { MaybeUninit::zeroed().assume_init() };
-        // What as_char_ptr() returns, which is no const function on every kernel.
+        // Like as_char_ptr(), which is no const function on every kernel.
         raw.attr.name = ptr::from_ref(name).cast();
         raw.attr.mode = mode;
         #[cfg(linux_6_12)]
@@ -98,82 +103,87 @@ impl<T: Send + Sync> Attribute<T> {
         }
         raw
     }
+
+    /// The C attribute, by a pointer that is derived from the whole of `self`.
+    fn as_raw(&'static self) -> *const bindings::attribute {
+        const { assert!(offset_of!(Self, raw) == 0) };
+        const { assert!(offset_of!(bindings::kobj_attribute, attr) == 0) };
+        ptr::from_ref(self).cast()
+    }
 }
 
-/// The kobject of a directory about a `T`, and what it is about.
-///
-/// The C side frees it as a whole, for the kobject comes first.
+/// A kobject with a pointer to the `T` that its files show. The C side frees it as a whole.
 ///
 /// # Invariants
 ///
-/// While the directory is in sysfs, `subject` is that of an [`Arc`] that is not dropped.
+/// While the directory is in sysfs, `data` is valid and from [`Arc::into_raw`].
 #[repr(C)]
-struct SubjectKobject<T> {
+struct AttributeKobject<T> {
     kobject: bindings::kobject,
-    subject: *const T,
+    data: *const T,
 }
 
-/// A directory whose files are about a `T`. It goes when this is dropped.
+/// A directory whose files show and store values of a `T`. It is removed when this is dropped,
+/// which drains the callbacks; see [`Directory`].
 ///
 /// # Examples
 ///
 /// ```ignore
-/// const ATTRIBUTES: [Attribute<Mutex<u32>>; 1] =
+/// static ATTRIBUTES: [Attribute<Mutex<u32>>; 1] =
 ///     [Attribute::read_only(c_str!("count"), |count, page| writeln!(page, "{}", count.lock()))];
 ///
-/// let directory = SubjectDirectory::create(c_str!("counter"), &parent, count, &ATTRIBUTES)?;
+/// let directory = AttributeDirectory::create(c_str!("counter"), &parent, count, &ATTRIBUTES)?;
 /// ```
 ///
 /// # Invariants
 ///
-/// The kobject of `directory` is that of a `SubjectKobject<T>`, whose subject is `_subject`.
-// The fields are dropped in this order: when the directory has gone, no file is in use any more,
-// and the subject is no longer pointed at.
-pub(crate) struct SubjectDirectory<T> {
+/// The kobject of `directory` is that of an `AttributeKobject<T>` whose data is that of `_data`.
+// The fields are dropped in this order: no callback runs any more when `_data` is dropped.
+pub(crate) struct AttributeDirectory<T> {
     directory: Directory,
-    _subject: Arc<T>,
+    _data: Arc<T>,
 }
 
-impl<T: Send + Sync> SubjectDirectory<T> {
-    /// Makes a directory below `parent`, with all its files. May sleep.
+impl<T: Send + Sync> AttributeDirectory<T> {
+    /// Creates a directory with all its files below `parent`. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `EEXIST` for a name that is taken, and `ENOENT` where the parent's directory has
-    /// gone, both of which the C side logs. Nothing is left of the directory then.
+    /// `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
+    /// removed, both of which the C side logs. Nothing is left of the directory then.
     pub(crate) fn create(
         name: &CStr,
         parent: &Kobject,
-        subject: Arc<T>,
+        data: Arc<T>,
         attributes: &'static [Attribute<T>],
     ) -> Result<Self> {
-        let raw_subject = Arc::into_raw(subject);
-        // SAFETY: This is the reference that was given up in the line above.
-        let subject = unsafe { Arc::from_raw(raw_subject) };
+        let raw_data = Arc::into_raw(data);
+        // SAFETY: This is the reference from the line above.
+        let data = unsafe { Arc::from_raw(raw_data) };
         let kobject = KBox::new(
-            SubjectKobject {
+            AttributeKobject {
                 kobject: bindings::kobject::default(),
-                subject: raw_subject,
+                data: raw_data,
             },
             GFP_KERNEL,
         )?;
-        const { assert!(offset_of!(SubjectKobject<T>, kobject) == 0) };
+        const { assert!(offset_of!(AttributeKobject<T>, kobject) == 0) };
         let kobject = NonNull::from(KBox::leak(kobject)).cast();
-        // SAFETY: The kobject is zeroed, and comes first in memory of kmalloc's that nobody else
-        // frees.
+        // SAFETY: The kobject is zeroed, and at the beginning of a kmalloc allocation that is given
+        // up here.
         let directory = unsafe { Directory::add(kobject, name, parent) }?;
-        // INVARIANT: The kobject was made above, with this subject.
-        // Put together before the first file is made, so that an error below removes all files.
+        // INVARIANT: The kobject was made above, with this data.
+        // Made before the files, so that an error below removes them all.
         let this = Self {
             directory,
-            _subject: subject,
+            _data: data,
         };
         for attribute in attributes {
-            // SAFETY: The kobject is in sysfs. The file is never freed.
+            // SAFETY: The kobject is in sysfs. The attribute is static.
             to_result(unsafe {
                 bindings::sysfs_create_file_ns(
                     this.directory.as_raw(),
-                    &attribute.raw.attr,
+                    attribute.as_raw(),
                     ptr::null(),
                 )
             })?;
@@ -187,44 +197,43 @@ impl<T: Send + Sync> SubjectDirectory<T> {
     }
 }
 
-/// The file that a C attribute is part of.
+/// The [`Attribute`] of a callback.
 ///
 /// # Safety
 ///
-/// `attr` must be the `raw` field of an `Attribute<T>`.
+/// `attr` must be from [`Attribute::<T>::as_raw`](Attribute).
 unsafe fn attribute<T>(attr: *const bindings::kobj_attribute) -> &'static Attribute<T> {
-    const { assert!(offset_of!(Attribute<T>, raw) == 0) };
-    // SAFETY: `raw` is the first field, and files are never freed.
+    // SAFETY: `raw` is the first field, the pointer is derived from the whole, and all are static.
     unsafe { &*attr.cast() }
 }
 
-/// What a directory is about.
+/// The data of a callback.
 ///
 /// # Safety
 ///
-/// `kobj` must be that of a `SubjectKobject<T>` whose directory is not removed during `'a`.
-unsafe fn subject<'a, T>(kobj: *const bindings::kobject) -> ArcBorrow<'a, T> {
-    // SAFETY: The kobject is the first field. By the type invariant the subject is that of an `Arc`
-    // which is there as long as the directory.
-    unsafe { ArcBorrow::from_raw((*kobj.cast::<SubjectKobject<T>>()).subject) }
+/// `kobj` must be that of an [`AttributeDirectory<T>`] that is not removed during `'a`.
+unsafe fn data<'a, T>(kobj: *const bindings::kobject) -> ArcBorrow<'a, T> {
+    // SAFETY: By the type invariants the kobject is the first field of an `AttributeKobject<T>`,
+    // whose data is from `Arc::into_raw` and outlives the directory.
+    unsafe { ArcBorrow::from_raw((*kobj.cast::<AttributeKobject<T>>()).data) }
 }
 
 /// # Safety
 ///
-/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files,
-/// with a page to write to, and before the removal of the directory is over.
+/// Only sysfs calls this: for a file of an `AttributeDirectory<T>`, with a page to write to, and
+/// with an active reference, which the removal of the directory drains.
 unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
     attr: *mut bindings::kobj_attribute,
     buf: *mut ffi::c_char,
 ) -> isize {
-    // SAFETY: The caller passes an attribute of the directory's files.
+    // SAFETY: The attribute is that of a file of an `AttributeDirectory<T>`.
     let attribute = unsafe { attribute::<T>(attr) };
-    // SAFETY: The removal of the directory waits for this call.
-    let subject = unsafe { subject::<T>(kobj) };
-    // SAFETY: sysfs passes a page, zeroed, that nobody else uses meanwhile.
+    // SAFETY: The active reference keeps the directory.
+    let data = unsafe { data::<T>(kobj) };
+    // SAFETY: sysfs passes a zeroed page of its own.
     let mut page = Text::new(unsafe { slice::from_raw_parts_mut(buf.cast(), PAGE_SIZE - 1) });
-    match (attribute.show)(&subject, &mut page) {
+    match (attribute.show)(&data, &mut page) {
         Ok(()) => page.length() as isize,
         Err(fmt::Error) => EIO.to_errno() as isize,
     }
@@ -232,21 +241,21 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
 
 /// # Safety
 ///
-/// Only sysfs calls it: with a kobject of a `SubjectDirectory<T>`, with an attribute of its files,
-/// with `count` bytes and a zero behind them, and before the removal of the directory is over.
+/// Only sysfs calls this: for a file of an `AttributeDirectory<T>`, with `count` bytes and a NUL,
+/// and with an active reference, which the removal of the directory drains.
 unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
     attr: *mut bindings::kobj_attribute,
     buf: *const ffi::c_char,
     count: usize,
 ) -> isize {
-    // SAFETY: The caller passes an attribute of the directory's files.
+    // SAFETY: The attribute is that of a file of an `AttributeDirectory<T>`.
     let attribute = unsafe { attribute::<T>(attr) };
-    // SAFETY: The removal of the directory waits for this call.
-    let subject = unsafe { subject::<T>(kobj) };
-    // SAFETY: sysfs passes a buffer of its own, and ends it with a zero.
+    // SAFETY: The active reference keeps the directory.
+    let data = unsafe { data::<T>(kobj) };
+    // SAFETY: sysfs passes a NUL-terminated buffer of its own.
     let text = unsafe { CStr::from_char_ptr(buf) };
-    let store = || attribute.store.ok_or(EACCES)?(subject, text);
+    let store = || attribute.store.ok_or(EACCES)?(data, text);
     match store() {
         Ok(()) => count as isize,
         Err(error) => error.to_errno() as isize,

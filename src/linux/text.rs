@@ -1,27 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Text in a buffer that is there already.
+//! Formatting into a buffer. The kernel crate's `RawFormatter` is private in Linux 6.12.
 
-#![allow(unsafe_code)]
+use core::fmt;
 
-use core::{
-    fmt,
-    str, //
-};
-
-// The kernel crate's own format_args!, which prints its strings too.
+// The kernel crate's `fmt!`, which prints a `CStr` on every kernel.
 #[cfg(linux_6_12)]
 pub(crate) use kernel::fmt;
 #[cfg(not(linux_6_12))]
 pub(crate) use kernel::prelude::fmt;
 
-/// Text that is written to a buffer.
-///
-/// What does not fit is an error, and nothing of it is written.
-///
-/// # Invariants
-///
-/// The first `length` bytes of the buffer are UTF-8.
+/// Text in a buffer. A piece that does not fit is an error and is not written.
 pub(crate) struct Text<'a> {
     buffer: &'a mut [u8],
     length: usize,
@@ -30,22 +19,15 @@ pub(crate) struct Text<'a> {
 impl<'a> Text<'a> {
     /// No text yet.
     pub(crate) fn new(buffer: &'a mut [u8]) -> Self {
-        // INVARIANT: No bytes are UTF-8.
         Self { buffer, length: 0 }
     }
 
-    /// What was written.
-    pub(crate) fn as_str(&self) -> &str {
-        // SAFETY: By the type invariant these bytes are UTF-8.
-        unsafe { str::from_utf8_unchecked(&self.buffer[..self.length]) }
-    }
-
-    /// How many bytes there are.
+    /// The number of bytes written.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
 
-    /// What has been written so far.
+    /// The bytes written.
     #[cfg(kunit)]
     pub(crate) fn written(&self) -> &[u8] {
         &self.buffer[..self.length]
@@ -59,7 +41,6 @@ impl fmt::Write for Text<'_> {
             .get_mut(self.length..end)
             .ok_or(fmt::Error)?
             .copy_from_slice(text.as_bytes());
-        // INVARIANT: What was appended is UTF-8.
         self.length = end;
         Ok(())
     }
@@ -72,13 +53,13 @@ mod tests {
         check_eq,
         suite, //
     };
-    use fmt::Write as _;
+    use core::fmt::Write as _;
 
     suite!(
         scoutfs_fence_text,
         [
             a_buffer_takes_what_fits,
-            what_does_not_fit_is_not_written, //
+            a_piece_that_does_not_fit_is_not_written, //
         ]
     );
 
@@ -92,7 +73,7 @@ mod tests {
         check_eq!(write!(text, ""), Ok(()));
     }
 
-    fn what_does_not_fit_is_not_written() {
+    fn a_piece_that_does_not_fit_is_not_written() {
         let mut buffer = [0; 4];
         let mut text = Text::new(&mut buffer);
         check_eq!(text.write_str("ab"), Ok(()));

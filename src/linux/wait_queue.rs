@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Wait queues: sleep until a condition holds or a time has passed.
+//! Wait queues.
 //!
 //! C header: [`include/linux/wait.h`](srctree/include/linux/wait.h)
 
@@ -24,10 +24,10 @@ use kernel::{
     types::Opaque, //
 };
 
-/// Tasks that sleep until something changes.
+/// A `wait_queue_head`.
 ///
-/// It differs from the kernel crate's `CondVar` in that a wait has a timeout and cannot be
-/// interrupted, and in that the condition may take any lock that does not sleep.
+/// Unlike the kernel crate's `CondVar` it has waits that are uninterruptible and have a timeout,
+/// and conditions that take any lock that does not sleep.
 ///
 /// # Examples
 ///
@@ -46,41 +46,52 @@ pub(crate) struct WaitQueue {
     head: Opaque<bindings::wait_queue_head>,
 }
 
-// SAFETY: A wait queue head may be used and freed by any task.
+// SAFETY: Any task may use and free a wait queue head.
 unsafe impl Send for WaitQueue {}
 
-// SAFETY: A wait queue head brings its own lock.
+// SAFETY: A wait queue head has its own lock.
 unsafe impl Sync for WaitQueue {}
 
 impl WaitQueue {
     /// An empty queue.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            // INVARIANT: The head is initialised here, before anybody can see it.
+            // INVARIANT: The head is initialised here.
             head <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is valid for writes, and pinned as the queue is.
+                // SAFETY: `slot` is valid for writes, and pinned.
                 unsafe { header::scoutfs_fence_glue_init_waitqueue_head(slot) }
             }),
         })
     }
 
-    /// Wakes every task that waits, so that it looks at its condition again.
+    /// Wakes every waiter, which then evaluates its condition again.
     ///
-    /// Any context, any spinlock held. What the condition looks at must have been changed before,
-    /// under the lock that the condition takes.
+    /// Any context, any spinlock held. The caller has changed what the condition evaluates, under
+    /// the lock that the condition takes.
     pub(crate) fn wake_up_all(&self) {
         // SAFETY: By the type invariant the head is initialised.
         unsafe { bindings::__wake_up(self.head.get(), bindings::TASK_NORMAL, 0, ptr::null_mut()) };
     }
 
-    /// Waits, uninterruptibly, until `condition` returns something, for `timeout` jiffies at most.
+    /// Waits, uninterruptibly, until `condition` returns something.
     ///
-    /// Returns that, and the jiffies that were left; `None` on timeout. The condition is looked at
-    /// once before the first sleep and once after the last, so that a timeout of 0 only looks, and
-    /// a change in the last moment counts.
+    /// Sleeps. The condition runs while the task is about to sleep: it may take spinlocks, but
+    /// not sleep.
+    pub(crate) fn wait_event<R>(&self, mut condition: impl FnMut() -> Option<R>) -> R {
+        loop {
+            if let Some((found, _)) = self.wait_event_timeout(MAX_SCHEDULE_TIMEOUT, &mut condition)
+            {
+                return found;
+            }
+        }
+    }
+
+    /// Waits, uninterruptibly, for at most `timeout` jiffies until `condition` returns something.
     ///
-    /// Sleeps, unless the timeout is 0. The condition runs while the task is about to sleep: it
-    /// may take spinlocks, and must not sleep itself.
+    /// Returns that and the jiffies left, or `None` on timeout. The condition is evaluated before
+    /// the first sleep and after the last, so a timeout of 0 only evaluates it.
+    ///
+    /// Sleeps, unless the timeout is 0. See [`wait_event`](Self::wait_event) for the condition.
     pub(crate) fn wait_event_timeout<R>(
         &self,
         timeout: Jiffies,
@@ -89,8 +100,8 @@ impl WaitQueue {
         self.wait(bindings::TASK_UNINTERRUPTIBLE, timeout, condition)
     }
 
-    /// As [`wait_event_timeout`](Self::wait_event_timeout), for who may have nothing to do for
-    /// days: it counts as idle, so that the load does not rise and nobody takes it for a hung task.
+    /// Like [`wait_event_timeout`](Self::wait_event_timeout) in `TASK_IDLE`: no load average, no
+    /// hung-task report.
     pub(crate) fn wait_event_idle_timeout<R>(
         &self,
         timeout: Jiffies,
@@ -99,7 +110,7 @@ impl WaitQueue {
         self.wait(bindings::TASK_IDLE, timeout, condition)
     }
 
-    /// Waits in this state, which allows no signals: `TASK_UNINTERRUPTIBLE` or `TASK_IDLE`.
+    /// Waits in `state`, which allows no signals: `TASK_UNINTERRUPTIBLE` or `TASK_IDLE`.
     fn wait<R>(
         &self,
         state: u32,
@@ -111,11 +122,13 @@ impl WaitQueue {
             return condition().map(|found| (found, 0));
         }
 
+        // SAFETY: The function only checks the context.
+        unsafe { header::scoutfs_fence_glue_might_sleep() };
         let entry = Opaque::<bindings::wait_queue_entry>::uninit();
         // SAFETY: `entry` is valid for writes, and does not move before `finish_wait`.
         unsafe { bindings::init_wait_entry(entry.get(), 0) };
         let found = loop {
-            // There is no error to return, as the state allows no signals.
+            // The state allows no signals, so there is no error.
             // SAFETY: By the type invariant the head is initialised, and so is the entry.
             unsafe {
                 bindings::prepare_to_wait_event(self.head.get(), entry.get(), state as c_int)
@@ -124,8 +137,8 @@ impl WaitQueue {
             if found.is_some() || remaining == 0 {
                 break found;
             }
-            // SAFETY: The task is prepared to sleep, and the timeout is not negative. What is
-            // returned lies between 0 and the timeout.
+            // SAFETY: The task is prepared to sleep. The timeout is not negative, and neither is
+            // the result.
             remaining = unsafe { bindings::schedule_timeout(remaining as c_long) } as Jiffies;
         };
         // SAFETY: Both are initialised, and the entry is on no other queue.

@@ -6,9 +6,8 @@
  * its own.  Those that came later it looks for, and does without them.
  *
  * The floor is a bare kobject with as many files, made and removed with nothing
- * else.  Floors stand in /sys/fs/fence_bench, named as requests are.  A floor
- * that tells of itself does besides what a request promises to: the uevents,
- * the wake-up of those who poll, and the lines in the log.
+ * else.  Floors are in /sys/fs/fence_bench, named as requests are.  A notifying
+ * floor also sends what a request does: uevents, and wake-ups of pollers.
  *
  * A program writes one command to the file fence_bench in debugfs, and then
  * reads what was measured, as an array of u64: nanoseconds, or instructions on
@@ -111,8 +110,8 @@ static int put_values(const u64 *values, size_t nr)
 /* The floor */
 
 static struct kobject *bench_floor_directory;
-/* The floors that tell of themselves are in a directory of their own. */
-static struct kset *bench_telling;
+/* The notifying floors are in a directory of their own. */
+static struct kset *bench_notifying;
 static DECLARE_WAIT_QUEUE_HEAD(bench_floor_changed);
 static bool bench_floor_fenced;
 
@@ -136,19 +135,13 @@ static void send_uevent(struct kobject *kobj, enum kobject_action action, const 
 	kobject_uevent_env(kobj, action, environment);
 }
 
-static void tell_made(struct kobject *kobj)
+static void notify_added(struct kobject *kobj)
 {
-	__be32 address = BENCH_ADDRESS;
-
-	pr_info("%s: fence request for rid %s at %pI4 made: %s\n", "0:41", kobject_name(kobj),
-		&address, "client_recovery");
 	send_uevent(kobj, KOBJ_ADD, "pending");
 }
 
-static void tell_fenced(struct kobject *kobj)
+static void notify_fenced(struct kobject *kobj)
 {
-	pr_info("%s: fence request for rid %s fenced after %ums\n", "0:41", kobject_name(kobj),
-		0);
 	sysfs_notify(kobj, NULL, "fenced");
 	send_uevent(kobj, KOBJ_CHANGE, "fenced");
 }
@@ -159,7 +152,7 @@ static ssize_t floor_store(struct kobject *kobj, struct kobj_attribute *attr, co
 	WRITE_ONCE(bench_floor_fenced, true);
 	wake_up_all(&bench_floor_changed);
 	if (kobj->kset)
-		tell_fenced(kobj);
+		notify_fenced(kobj);
 	return size;
 }
 
@@ -224,7 +217,7 @@ static struct kobject *floor_make(u64 rid, struct kset *set)
 /* When the last write began. */
 static u64 bench_written;
 
-/* Writes to a file as userspace does, and tells how long the write alone took. */
+/* Writes to a file as userspace does, and measures the write alone. */
 static int write_true(const char *directory, u64 rid, u64 *spent)
 {
 	struct file *file;
@@ -251,9 +244,9 @@ static int write_floor(u64 rid, u64 *spent)
 	return write_true("/sys/fs/fence_bench", rid, spent);
 }
 
-static int write_telling_floor(u64 rid, u64 *spent)
+static int write_notifying_floor(u64 rid, u64 *spent)
 {
-	return write_true("/sys/fs/fence_bench_telling", rid, spent);
+	return write_true("/sys/fs/fence_bench_notifying", rid, spent);
 }
 
 static int write_fenced(u64 rid, u64 *spent)
@@ -261,7 +254,7 @@ static int write_fenced(u64 rid, u64 *spent)
 	return write_true(bench_directory, rid, spent);
 }
 
-/* Nobody but us finishes requests: there is one to be told. */
+/* Only this module finishes requests, so there is one. */
 static int next_of(struct super_block *sb, u64 *rid)
 {
 	bool error;
@@ -291,7 +284,7 @@ static noinline int measure_floor(u64 *spent)
 	return ret;
 }
 
-static noinline int measure_telling_floor(u64 *spent)
+static noinline int measure_notifying_floor(u64 *spent)
 {
 	u64 rid = random_rid();
 	struct kobject *kobj;
@@ -299,13 +292,13 @@ static noinline int measure_telling_floor(u64 *spent)
 	int ret;
 
 	begin = ktime_get_ns();
-	kobj = floor_make(rid, bench_telling);
+	kobj = floor_make(rid, bench_notifying);
 	if (IS_ERR(kobj))
 		return PTR_ERR(kobj);
-	tell_made(kobj);
+	notify_added(kobj);
 	spent[0] = ktime_get_ns() - begin;
 
-	ret = write_telling_floor(rid, &spent[1]);
+	ret = write_notifying_floor(rid, &spent[1]);
 
 	begin = ktime_get_ns();
 	send_uevent(kobj, KOBJ_REMOVE, "fenced");
@@ -319,7 +312,7 @@ static noinline int measure_request(u64 *spent)
 	struct super_block *sb = bench_sb();
 	u64 rid = random_rid();
 	u64 begin;
-	u64 told;
+	u64 next;
 	int ret;
 
 	begin = ktime_get_ns();
@@ -331,7 +324,7 @@ static noinline int measure_request(u64 *spent)
 		return ret;
 
 	begin = ktime_get_ns();
-	ret = next_of(sb, &told);
+	ret = next_of(sb, &next);
 	spent[2] = ktime_get_ns() - begin;
 	if (ret)
 		return ret;
@@ -342,7 +335,7 @@ static noinline int measure_request(u64 *spent)
 	return ret;
 }
 
-/* Calls a function many times, and tells how long all calls took. */
+/* Calls a function many times, and measures all calls. */
 #define MEASURE_CALLS(spent, call) do {				\
 	u64 begin = ktime_get_ns();				\
 								\
@@ -531,17 +524,18 @@ static int command_destroy(char **words)
 static int command_rounds(char **words)
 {
 	u64 spent[3 + 3 + 4 + 4];
-	u64 *floor = spent, *telling = floor + 3, *request = telling + 3, *looking = request + 4;
+	u64 *floor = spent, *notifying = floor + 3;
+	u64 *request = notifying + 3, *looking = request + 4;
 	size_t count;
 	int ret = parse_count(words[0], BENCH_VALUES, &count);
 
 	for (size_t i = 0; i < count && !ret; i++) {
 		/* None is always the one that comes last. */
 		if (i % 2)
-			ret = measure_floor(floor) ?: measure_telling_floor(telling) ?:
+			ret = measure_floor(floor) ?: measure_notifying_floor(notifying) ?:
 			      measure_request(request);
 		else
-			ret = measure_request(request) ?: measure_telling_floor(telling) ?:
+			ret = measure_request(request) ?: measure_notifying_floor(notifying) ?:
 			      measure_floor(floor);
 		measure_looking(looking);
 		ret = ret ?: put_values(spent, ARRAY_SIZE(spent));
@@ -550,10 +544,14 @@ static int command_rounds(char **words)
 	return ret;
 }
 
-/*
- * Requests' lives, one after the other, until everything is told of them: what
- * is told later, stop waits for.
- */
+/* Waits until the events of all requests have been sent, as destroy does. */
+static int wait_sent(void)
+{
+	scoutfs_fence_destroy(bench_sb());
+	return scoutfs_fence_setup(bench_sb());
+}
+
+/* Requests' lives, one after the other, until all of their events have been sent. */
 static int command_lives(char **words)
 {
 	u64 begin = ktime_get_ns();
@@ -563,12 +561,11 @@ static int command_lives(char **words)
 
 	for (size_t i = 0; i < count && !ret; i++)
 		ret = measure_request(spent);
-	scoutfs_fence_stop(bench_sb());
-	return ret ?: put_value(ktime_get_ns() - begin);
+	return ret ?: wait_sent() ?: put_value(ktime_get_ns() - begin);
 }
 
-/* The same of floors that tell, whoever is woken. */
-static int command_telling_lives(char **words)
+/* The same of notifying floors. */
+static int command_notifying_lives(char **words)
 {
 	u64 begin = ktime_get_ns();
 	u64 spent[3];
@@ -576,7 +573,7 @@ static int command_telling_lives(char **words)
 	int ret = parse_count(words[0], BENCH_VALUES, &count);
 
 	for (size_t i = 0; i < count && !ret; i++)
-		ret = measure_telling_floor(spent);
+		ret = measure_notifying_floor(spent);
 	return ret ?: put_value(ktime_get_ns() - begin);
 }
 
@@ -593,8 +590,8 @@ static int command_mounts(char **words)
 
 /*
  * Requests that are there already finish in reverse order, and are taken off:
- * each at once, or all when the last one has finished.  Tells how long it took,
- * until everything is told; before that, to remove as many floors.
+ * each at once, or all when the last one has finished.  Measures that, until all
+ * events have been sent; before that, the removal of as many floors.
  */
 static int command_drain(char **words)
 {
@@ -626,8 +623,7 @@ static int command_drain(char **words)
 	if (bench_nr_rids)
 		return -EPROTO;
 
-	scoutfs_fence_stop(bench_sb());
-	return put_value(ktime_get_ns() - begin);
+	return wait_sent() ?: put_value(ktime_get_ns() - begin);
 }
 
 /* Tasks that wait */
@@ -711,7 +707,7 @@ static int measure_waiting(u64 rid, size_t count)
 	/* The last one may be on its way from there to sleep. */
 	usleep_range(4000, 5000);
 
-	ret = (bench_wait == BENCH_WAIT_FLOOR ? write_telling_floor(rid, &spent) :
+	ret = (bench_wait == BENCH_WAIT_FLOOR ? write_notifying_floor(rid, &spent) :
 						write_fenced(rid, &spent)) ?: ret;
 	wait_for_completion(&bench_all_returned);
 	for (size_t i = 0; i < nr; i++) {
@@ -730,7 +726,7 @@ static int wait_for_floor(size_t count)
 	int ret;
 
 	WRITE_ONCE(bench_floor_fenced, false);
-	kobj = floor_make(rid, bench_telling);
+	kobj = floor_make(rid, bench_notifying);
 	if (IS_ERR(kobj))
 		return PTR_ERR(kobj);
 
@@ -799,7 +795,7 @@ static const struct bench_command bench_commands[] = {
 	{ "destroy", 0, command_destroy },	/* and sets up again */
 	{ "rounds", 1, command_rounds },	/* COUNT */
 	{ "lives", 1, command_lives },		/* COUNT */
-	{ "telling_lives", 1, command_telling_lives },	/* COUNT */
+	{ "notifying_lives", 1, command_notifying_lives },	/* COUNT */
 	{ "mounts", 1, command_mounts },	/* COUNT */
 	{ "drain", 1, command_drain },		/* each or all */
 	{ "wait", 3, command_wait },	/* floor, wait_fenced or wait_next, WAITERS, ROUNDS */
@@ -891,8 +887,8 @@ static void bench_undo(void)
 	while (bench_nr_floors)
 		floor_remove(bench_floors[--bench_nr_floors]);
 	kobject_put(bench_floor_directory);
-	if (bench_telling)
-		kset_unregister(bench_telling);
+	if (bench_notifying)
+		kset_unregister(bench_notifying);
 	if (bench_drained)
 		symbol_put(scoutfs_fence_drained);
 	if (bench_wait_next)
@@ -908,9 +904,9 @@ static int bench_do(void)
 	bench_rids = vcalloc(BENCH_CAPACITY, sizeof(*bench_rids));
 	bench_floors = vcalloc(BENCH_CAPACITY, sizeof(*bench_floors));
 	bench_floor_directory = kobject_create_and_add("fence_bench", fs_kobj);
-	bench_telling = kset_create_and_add("fence_bench_telling", NULL, fs_kobj);
+	bench_notifying = kset_create_and_add("fence_bench_notifying", NULL, fs_kobj);
 	if (!bench_values || !bench_rids || !bench_floors || !bench_floor_directory ||
-	    !bench_telling)
+	    !bench_notifying)
 		return -ENOMEM;
 
 	bench_other_mount = kern_mount(&bench_filesystem);

@@ -24,7 +24,7 @@ PROBE = 0xABCDEF
 # What the command "rounds" measures, in its order; the last four are many calls each.
 ROUND = (
     *("make", "floor write", "remove"),
-    *("make and tell", "write and tell", "remove and tell"),
+    *("make and notify", "write and notify", "remove and notify"),
     *("start", "write to fenced", "next once", "free"),
     *("next", "reason_pending", "wait_fenced", "drained"),
 )
@@ -34,7 +34,7 @@ CALLS = 64
 # What adds up to a request's life, and to that of the floors.
 LIVES = {
     "floor": ("make", "remove"),
-    "telling floor": ("make and tell", "write and tell", "remove and tell"),
+    "notifying floor": ("make and notify", "write and notify", "remove and notify"),
     "request": ("start", "write to fenced", "next once", "free"),
 }
 
@@ -108,7 +108,7 @@ def slab_bytes() -> int:
 
 
 def settle() -> None:
-    """Waits until what is done later, such as telling of requests, is done."""
+    """Waits until deferred work, such as sending events, is done."""
     ticks = os.sysconf("SC_CLK_TCK")
     processors = os.cpu_count() or 1
     while True:
@@ -194,12 +194,12 @@ class Bench:
         columns = rounds(self.rounds)
         lives = {life: lifetimes(columns, life) for life in LIVES}
         settle()
-        told = {name: self.until_told(name) for name in ("lives", "telling_lives")}
+        sent = {name: self.until_sent(name) for name in ("lives", "notifying_lives")}
         found = {part: summary(values) for part, values in {**columns, **lives}.items()}
-        self.found[name] = found | {name: summary(values) for name, values in told.items()}
+        self.found[name] = found | {name: summary(values) for name, values in sent.items()}
 
-    def until_told(self, lives: str) -> list[float]:
-        """What one of many takes until everything is told of them."""
+    def until_sent(self, lives: str) -> list[float]:
+        """What one of many takes until all of their events have been sent."""
         samples = []
         for _ in range(5):
             samples += [value / self.rounds for value in command(lives, self.rounds)]

@@ -20,6 +20,7 @@
  */
 
 #include <linux/completion.h>
+#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
@@ -28,6 +29,7 @@
 #include <linux/inet.h>
 #include <linux/jiffies.h>
 #include <linux/kdev_t.h>
+#include <linux/kernfs.h>
 #include <linux/kobject.h>
 #include <linux/kstrtox.h>
 #include <linux/module.h>
@@ -37,6 +39,7 @@
 #include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/wait.h>
 
 #include "fence.h"
 #include "fence_test.h"
@@ -327,6 +330,81 @@ static int call_print_address(struct super_block *sb, char **words, char *answer
 	return 0;
 }
 
+/*
+ * Holding up the module's uevents: its kset gets operations whose callback, which
+ * the kernel calls for each uevent, sleeps.  To the module that is a task that
+ * holds the mutex for uevents; other modules' uevents go on.
+ */
+static DECLARE_WAIT_QUEUE_HEAD(fence_test_uevents_released);
+static unsigned long fence_test_uevents_until;
+static bool fence_test_uevents_held;
+static atomic_t fence_test_uevents_waiting;
+
+static int hold_uevent(const struct kobject *kobj, struct kobj_uevent_env *env)
+{
+	long left = READ_ONCE(fence_test_uevents_until) - jiffies;
+
+	atomic_inc(&fence_test_uevents_waiting);
+	if (left > 0)
+		wait_event_idle_timeout(fence_test_uevents_released,
+					!READ_ONCE(fence_test_uevents_held), left);
+	atomic_dec(&fence_test_uevents_waiting);
+	return 0;
+}
+
+static const struct kset_uevent_ops hold_uevent_ops = {
+	.uevent = hold_uevent,
+};
+
+static int set_uevent_ops(const struct kset_uevent_ops *ops)
+{
+	struct kernfs_node *kn = kernfs_find_and_get(fs_kobj->sd, "scoutfs_fence");
+	struct kobject *kobj;
+
+	if (!kn)
+		return -ENOENT;
+
+	kobj = kn->priv;
+	WRITE_ONCE(container_of(kobj, struct kset, kobj)->uevent_ops, ops);
+	kernfs_put(kn);
+	return 0;
+}
+
+static void release_uevents(void)
+{
+	WRITE_ONCE(fence_test_uevents_held, false);
+	wake_up_all(&fence_test_uevents_released);
+	while (atomic_read(&fence_test_uevents_waiting))
+		msleep(20);
+}
+
+static int call_hold_uevents(struct super_block *sb, char **words, char *answer)
+{
+	int milliseconds;
+
+	if (kstrtoint(words[0], 0, &milliseconds) || milliseconds < 0)
+		return -EINVAL;
+
+	WRITE_ONCE(fence_test_uevents_until, jiffies + msecs_to_jiffies(milliseconds));
+	WRITE_ONCE(fence_test_uevents_held, true);
+	put_answer(answer, set_uevent_ops(&hold_uevent_ops));
+	return 0;
+}
+
+static int call_release_uevents(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, set_uevent_ops(NULL));
+	release_uevents();
+	return 0;
+}
+
+/* How many are held up. */
+static int call_held_uevents(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, atomic_read(&fence_test_uevents_waiting));
+	return 0;
+}
+
 /* How many hold the mount's directory. */
 static int call_references(struct super_block *sb, char **words, char *answer)
 {
@@ -415,6 +493,9 @@ static const struct fence_test_command fence_test_commands[] = {
 	{ "stop", 0, call_stop },
 	{ "destroy", 0, call_destroy },
 	{ "print_address", 1, call_print_address, .own = true },	/* IPV4|IPV6 */
+	{ "hold_uevents", 1, call_hold_uevents, .own = true },	/* MILLISECONDS at most */
+	{ "release_uevents", 0, call_release_uevents, .own = true },
+	{ "held_uevents", 0, call_held_uevents, .own = true },
 	{ "references", 0, call_references, .own = true },
 	{ "unpublish", 0, call_unpublish, .own = true },
 	{ "released", 0, call_released, .own = true },
@@ -784,6 +865,8 @@ static int __init fence_test_init(void)
 static void __exit fence_test_exit(void)
 {
 	unregister_filesystem(&fence_test_type);
+	set_uevent_ops(NULL);
+	release_uevents();
 	fence_test_build_exit();
 }
 

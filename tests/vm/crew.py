@@ -14,7 +14,7 @@ import random
 import re
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,10 +44,14 @@ Member = Callable[["Crew", Counter[str]], None]
 
 @dataclass(frozen=True)
 class Told:
-    """What the members of a crew did, which of the requests they fenced, and what went wrong."""
+    """
+    What the members of a crew did, and what went wrong.
+
+    `rids` has the requests that they fenced, and those that uevents reported as fenced and failed.
+    """
 
     counts: Counter[str]
-    fenced: set[str]
+    rids: dict[str, set[str]]
     problems: list[str]
 
 
@@ -56,7 +60,7 @@ class Crew:
 
     def __init__(self) -> None:
         # Of the member that this process is, if it is one.
-        self.fenced: set[str] = set()
+        self.rids: dict[str, set[str]] = defaultdict(set)
         self._flags = mmap.mmap(-1, mmap.PAGESIZE)
         self.paused = True
         self._members: list[tuple[str, int, int]] = []
@@ -82,9 +86,13 @@ class Crew:
         counts: Counter[str] = Counter()
         try:
             random.seed()
-            while self.goes_on():
+            going = True
+            while going:
+                # Once more after the end, to finish.
+                going = self.goes_on()
                 member(self, counts)
-            told: object = {"counts": counts, "fenced": sorted(self.fenced)}
+            rids = {kind: sorted(rids) for kind, rids in self.rids.items()}
+            told: object = {"counts": counts, "rids": rids}
         except BaseException:  # whatever it is, it is told
             told = traceback.format_exc()
         with os.fdopen(end, "w") as file:
@@ -93,7 +101,7 @@ class Crew:
 
     def end(self) -> Told:
         self._flags[STOP] = 1
-        all_told = Told(Counter(), set(), [])
+        all_told = Told(Counter(), defaultdict(set), [])
         for name, pid, report in self._members:
             with os.fdopen(report) as file:
                 text = file.read()
@@ -101,7 +109,8 @@ class Crew:
             told = json.loads(text) if text else "it died"
             if isinstance(told, dict):
                 all_told.counts.update(told["counts"])
-                all_told.fenced.update(told["fenced"])
+                for kind, rids in told["rids"].items():
+                    all_told.rids[kind].update(rids)
             else:
                 all_told.problems.append(f"{name}: {told}")
         self._members.clear()
@@ -145,7 +154,7 @@ def agent(crew: Crew, counts: Counter[str]) -> None:
                 true(answer in allowed, f"'1' in {name} of {rid} was answered with {answer}")
                 counts[f"{name} written"] += answer > 0
                 if name == "fenced" and answer > 0:
-                    crew.fenced.add(rid)
+                    crew.rids["written"].add(rid)
             elif random.random() < 0.2:
                 bad = random.choice(BAD)
                 answer = attempt(f"{path}/{name}", bad)
@@ -244,7 +253,7 @@ def mounter(crew: Crew, counts: Counter[str]) -> None:
 
 
 class Listens:
-    """Hears the uevents of all."""
+    """Receives the uevents of all requests."""
 
     def __init__(self) -> None:
         self._listener = Listener()
@@ -252,6 +261,8 @@ class Listens:
     def __call__(self, crew: Crew, counts: Counter[str]) -> None:
         for event in self._listener.events(0.2):
             counts[f"uevents {event.action}"] += 1
+            if event.action == "change":
+                crew.rids[event.state].add(event.rid)
 
 
 CREW: dict[str, Callable[[], Member]] = {
@@ -280,14 +291,12 @@ def at_work() -> Iterator[Crew]:
 
 
 class Tally:
-    """What the kernel's log tells, read as it comes."""
+    """What the threads in the kernel and the module log, read as it comes."""
 
     def __init__(self, log: kernel.KernelLog) -> None:
         self._log = log
         self.counts: Counter[str] = Counter()
-        self.told: Counter[str] = Counter()
-        # The rids of those that were fenced, and of those that failed, which may be the same.
-        self.fenced: set[str] = set()
+        # The requests that failed, as the log has it.
         self.failed: set[str] = set()
 
     def read(self) -> None:
@@ -298,14 +307,8 @@ class Tally:
         if problems := wrong + complaints:
             raise CaseFailed("\n".join(problems[:10]))
         for line in lines:
-            if " made: " in line.text:
-                self.told["started"] += 1
-            elif found := re.search(r"rid (\w{16}) fenced after \d+ms$", line.text):
-                self.fenced.add(found[1])
-            elif found := re.search(r"rid (\w{16})($| was not serviced in )", line.text):
+            if found := re.search(r" error: .*rid (\w{16})($| was not serviced in )", line.text):
                 self.failed.add(found[1])
-            elif found := re.search(r"stopped, (\d+) requests dropped$", line.text):
-                self.told["dropped"] += int(found[1])
             elif found := re.fullmatch(rf"{TORTURE}: (\w+) (\d+)", line.text):
                 self.counts[found[1]] += int(found[2])
 

@@ -26,15 +26,20 @@ _COUNTDOWN = "/proc/thread-self/fail-nth"
 Range = tuple[int, int]
 
 
-def _function(pattern: str) -> Range:
-    """Where the function is whose name, and its module's in brackets if it has one, is this."""
+def _function(*patterns: str) -> Range:
+    """
+    The addresses of the function with this name, and its module's in brackets if it has one.
+
+    The first pattern that a function has: the compiler may have inlined it into the next.
+    """
     symbols = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines()]
     addresses = sorted(int(symbol[0], 16) for symbol in symbols)
-    [begin] = [
+    begin = next(
         int(address, 16)
+        for pattern in patterns
         for address, kind, *name in symbols
         if kind in "tT" and re.fullmatch(pattern, " ".join(name))
-    ]
+    )
     return begin, addresses[bisect.bisect_right(addresses, begin)]
 
 
@@ -54,9 +59,12 @@ def initialisation() -> Range:
     return _function("do_one_initcall")
 
 
-def the_teller() -> Range:
-    """Where the module's code is that tells programs and the log what has happened."""
-    return _function(rf"\w*run_raw\w*Teller\w* \[{kernel.FENCE}\]")
+def the_notify_work() -> Range:
+    """The module's function that sends events: that of the mount's work item 1."""
+    return _function(
+        rf"\w*DelayedWorkItemKy1_E3run \[{kernel.FENCE}\]",
+        rf"\w*7run_raw\w*5MountKy1_\w* \[{kernel.FENCE}\]",
+    )
 
 
 def _set(settings: dict[str, object]) -> None:

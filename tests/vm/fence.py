@@ -234,8 +234,9 @@ class Mount:
 
     @property
     def log_name(self) -> str:
-        """What the log calls the mount."""
-        return self.directory.name
+        """The mount's label: what its log lines begin with."""
+        prefix = kernel.FENCE if self.directory.parent == kernel.FENCE_SYSFS else "scoutfs"
+        return f"{prefix} {self.directory.name}"
 
     def unmount(self, flags: int = 0) -> None:
         kernel.unmount(self.path, flags)

@@ -104,9 +104,11 @@ START = [subject for subject in ON_A_MOUNT if subject.name == "start"]
     option="CONFIG_PROVE_LOCKING",
     change=Change(
         "src/mount.rs",
-        "    fn fenced(this: ArcBorrow<'_, Self>) -> Result {\n",
-        "    fn fenced(this: ArcBorrow<'_, Self>) -> Result {\n"
-        "        let _directories = this.mount.directories.lock();\n",
+        "        if table.fence(&request, jiffies())? {\n",
+        "        drop(table);\n"
+        "        let _admin = this.admin.lock();\n"
+        "        let mut table = this.table.lock();\n"
+        "        if table.fence(&request, jiffies())? {\n",
     ),
 )
 def lock_inversion(case: Case) -> None:
@@ -129,11 +131,9 @@ def lock_inversion(case: Case) -> None:
     option="CONFIG_DEBUG_ATOMIC_SLEEP",
     change=Change(
         "src/mount.rs",
-        "        let news = this.mount.requests.lock().fence(&this, jiffies())?;\n",
-        "        let mut requests = this.mount.requests.lock();\n"
-        "        let news = requests.fence(&this, jiffies())?;\n"
+        "        if table.fence(&request, jiffies())? {\n",
         "        drop(KVec::<u8>::with_capacity(64, GFP_KERNEL));\n"
-        "        drop(requests);\n",
+        "        if table.fence(&request, jiffies())? {\n",
     ),
 )
 def sleep_in_atomic(case: Case) -> None:
@@ -145,7 +145,7 @@ def sleep_in_atomic(case: Case) -> None:
     r"KASAN: slab-use-after-free",
     option="CONFIG_KASAN",
     change=Change(
-        "src/linux/module.rs",
+        "src/linux/glue.rs",
         "    unsafe { header::scoutfs_fence_glue_timeout_ms() }\n",
         "    let timeout_ms = unsafe { header::scoutfs_fence_glue_timeout_ms() };\n"
         "    let Ok(kept) = KBox::new(timeout_ms, GFP_KERNEL) else {\n"
@@ -168,8 +168,8 @@ def use_after_free(case: Case) -> None:
 # The waiter learns of what it waits for when its own time is over.
 LOST_WAKE_UP = Change(
     "src/mount.rs",
-    "            this.mount.changed.wake_up_all();\n            this.mount.tell_of(",
-    "            this.mount.tell_of(",
+    "        request.mount.changed.wake_up_all();\n",
+    "",
 )
 
 
@@ -219,8 +219,8 @@ def freed_with_the_last_reference(case: Case) -> None:
     option="CONFIG_KUNIT",
     change=Change(
         "src/request.rs",
-        "            self.state = State::Failed;\n",
-        "            self.state = State::Fenced;\n",
+        "            self.status = Status::Failed;\n",
+        "            self.status = Status::Fenced;\n",
     ),
     unit_tests=True,
 )
@@ -251,9 +251,9 @@ def left_asleep(case: Case) -> None:
 
 
 @instrument(
-    r"wait_fenced returned 0|nobody fenced it",
+    r"wait_fenced returned 0|nobody fenced it|not by both",
     change=Change(
-        "src/requests.rs",
+        "src/table.rs",
         "        self.fail(&entry, Failure::TimedOut);\n        Some(entry)\n",
         "        let _ = self.fence(&entry, now);\n        Some(entry)\n",
     ),
@@ -323,8 +323,8 @@ def arithmetic_overflow(case: Case) -> None:
     option="CONFIG_DEBUG_KMEMLEAK",
     change=Change(
         "src/mount.rs",
-        "        listed.remove_directory();\n        Ok(())\n",
-        "        listed.remove_directory();\n        mem::forget(listed);\n        Ok(())\n",
+        "        request.remove_directory();\n        Ok(())\n",
+        "        request.remove_directory();\n        mem::forget(request);\n        Ok(())\n",
     ),
 )
 def leak(case: Case) -> None:

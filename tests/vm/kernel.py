@@ -43,6 +43,7 @@ USUAL_TAINTS = 1 << 12 | 1 << 13 | 1 << 18
 # Levels of the kernel's log.
 WARNING = 4
 INFORMATION = 6
+DEBUG = 7
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -230,10 +231,9 @@ class KernelLog:
         ]
 
     def of_module(self) -> list[LogLine]:
-        """What the module itself printed, without the prefix that all its lines have."""
-        prefix = f"{FENCE}: "
+        """The lines of the module, and the kernel's about it."""
         return [
-            LogLine(line.level, line.text.removeprefix(prefix))
+            line
             for line in self.lines()
-            if line.text.startswith(prefix) and not _ALLOWED.search(line.text)
+            if line.text.startswith((FENCE, "scoutfs ")) and not _ALLOWED.search(line.text)
         ]

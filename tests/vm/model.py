@@ -61,6 +61,11 @@ class Request:
         return min(len(text), PAGE)
 
 
+def reason_class(reason: int) -> int:
+    """The reasons without a name count as one."""
+    return reason if reason in range(3) else 3
+
+
 def is_true(text: str) -> bool:
     """Whether the kernel's kstrtobool reads it as true."""
     return text[0] in "yYtT1" or text[:2].lower() == "on"
@@ -271,7 +276,12 @@ class Model:
         return f"{int(not mount.requests)} error={int(mount.has('failed'))}"
 
     def reason_pending(self, mount: Mount, reason: str) -> Answer:
-        return int(any(int(reason) in request.reasons for request in mount.requests.values()))
+        return int(
+            any(
+                reason_class(int(reason)) in map(reason_class, request.reasons)
+                for request in mount.requests.values()
+            )
+        )
 
     def free(self, mount: Mount, rid: str) -> Answer:
         request = mount.requests.pop(int(rid, 16), None)

@@ -11,6 +11,7 @@ from fence import (
     QUORUM_BLOCK_LEADER,
     Finished,
     Request,
+    Stopwatch,
     equal,
     fails_with,
     name,
@@ -210,7 +211,7 @@ def next_leaves_the_request_listed(case: Case) -> None:
 def next_never_sleeps(case: Case) -> None:
     """Next can be called with a spinlock held, whatever it finds."""
     mount, bare = case.mount(), case.mount("nosetup")
-    case.expect_never_set_up(1)
+    case.expect_not_set_up(1)
     equal(mount.next("atomic"), -ENOENT)
     requests = [mount.started(rid) for rid in range(20)]
     equal(mount.next("atomic"), -ENOENT)
@@ -263,31 +264,44 @@ def reason_pending_counts_every_listed_request(case: Case) -> None:
 
 
 @case
-def reason_pending_knows_reasons_without_a_name(case: Case) -> None:
-    """Reasons that have no name are requests' reasons like any other."""
+def reason_pending_counts_reasons_without_a_name_as_one(case: Case) -> None:
+    """Any reason without a name is pending while a request has any such reason."""
     mount = case.mount()
-    odd = [3, 32, 64, 77, -1, -5, INT_MAX, INT_MIN]
+    odd = [3, 4, -1, 31, 32, 1000, INT_MAX, INT_MIN]
+    named = [CLIENT_RECOVERY, CLIENT_RECONNECT, QUORUM_BLOCK_LEADER]
+
+    def pending() -> list[int]:
+        equal(len({mount.reason_pending(reason) for reason in odd}), 1, "they are as one")
+        return [mount.reason_pending(reason) for reason in (*named, odd[0])]
+
+    equal(pending(), [0, 0, 0, 0])
     for rid, reason in enumerate(odd):
-        equal(mount.reason_pending(reason), 0, f"reason {reason} before")
         mount.started(rid, reason=reason)
-        equal(mount.reason_pending(reason), 1, f"reason {reason}")
-    for reason in (CLIENT_RECOVERY, CLIENT_RECONNECT, QUORUM_BLOCK_LEADER, 4, 31, 33, 63, 65):
-        equal(mount.reason_pending(reason), 0, f"reason {reason}")
-    equal(mount.start(0, reason=1000), 0)
-    equal([mount.reason_pending(reason) for reason in (3, 1000)], [1, 1])
-    mount.request(5).set_fenced()
-    equal(mount.next(), Finished(5, -5))
+        equal(pending(), [0, 0, 0, 1])
+        equal(mount.free(rid), 0)
+        equal(pending(), [0, 0, 0, 0])
+    # As a second and third reason, and of two requests.
+    mount.started(1, reason=CLIENT_RECONNECT)
+    for reason in (1000, -7, 1000):
+        equal(mount.start(1, reason=reason), 0)
+    mount.started(2, reason=-5).set_fenced()
+    equal(mount.next(), Finished(2, -5))
+    equal(pending(), [0, 1, 0, 1])
+    equal(mount.free(1), 0)
+    equal(pending(), [0, 0, 0, 1])
+    equal(mount.free(2), 0)
+    equal(pending(), [0, 0, 0, 0])
 
 
 @case
 def reason_pending_never_sleeps(case: Case) -> None:
     """Reason_pending can be called with a spinlock held, whatever it finds."""
     mount, bare = case.mount(), case.mount("nosetup")
-    case.expect_never_set_up(1)
+    case.expect_not_set_up(1)
     for rid in range(20):
-        mount.started(rid, reason=rid)
+        mount.started(rid, reason=rid % 2 * 7)
     equal(mount.reason_pending(19, "atomic"), 1)
-    equal(mount.reason_pending(20, "atomic"), 0)
+    equal(mount.reason_pending(CLIENT_RECONNECT, "atomic"), 0)
     equal(bare.reason_pending(0, "atomic"), -ENODEV)
 
 
@@ -440,7 +454,7 @@ def unmount_leaves_nothing(case: Case) -> None:
 def a_call_without_setup_is_enodev(case: Case) -> None:
     """Every function that returns an int but setup is ENODEV without setup, with one log line."""
     mount = case.mount("nosetup")
-    case.expect_never_set_up(8)
+    case.expect_not_set_up(8)
     equal(mount.start(0xAA), -ENODEV)
     equal(mount.start_addr(0xAA, "fe80::1"), -ENODEV)
     equal(mount.next(), -ENODEV)
@@ -453,11 +467,11 @@ def a_call_without_setup_is_enodev(case: Case) -> None:
 
 @case
 def a_call_after_destroy_is_enodev(case: Case) -> None:
-    """A superblock that was destroyed is like one that was never set up."""
+    """A superblock that was destroyed is like one that was never set up, also in the log."""
     mount = case.mount()
     mount.started(0xAA)
     mount.destroy()
-    case.expect_never_set_up(7)
+    case.expect_not_set_up(7)
     equal(mount.start(0xAA), -ENODEV)
     equal(mount.start_addr(0xAA, "fe80::1"), -ENODEV)
     equal(mount.next(), -ENODEV)
@@ -465,6 +479,19 @@ def a_call_after_destroy_is_enodev(case: Case) -> None:
     equal(mount.free(0xAA), -ENODEV)
     equal(mount.wait_fenced(0), -ENODEV)
     equal(mount.wait_next(0), -ENODEV)
+
+
+@case
+def calls_without_setup_do_not_flood_the_log(case: Case) -> None:
+    """Calls for a superblock that is not set up log ten lines a second at the most."""
+    mount = case.mount("nosetup")
+    case.expect_not_set_up(None)
+    watch = Stopwatch()
+    for _ in range(100):
+        equal(mount.next(), -ENODEV)
+    spent = watch.seconds()
+    lines = [line for line in case.log.of_module() if "not set up" in line.text]
+    true(0 < len(lines) <= 10 * (spent + 1), f"{len(lines)} lines in {spent:.1f} s")
 
 
 @case

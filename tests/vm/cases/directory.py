@@ -289,7 +289,8 @@ def error_is_logged(case: Case) -> None:
     one, other = case.mount(), case.mount()
     for mount in (one, other):
         case.expect_line(
-            f"{mount.device}: error indicated by fence action for rid 00000000deadbeef"
+            f"scoutfs_fence {mount.device} error:"
+            " error indicated by fence action for rid 00000000deadbeef"
         )
         mount.started(0xAA).set_fenced()
         mount.started(0xDEADBEEF).set_error()

@@ -61,7 +61,7 @@ def drained_never_sleeps(case: Case) -> None:
     """Drained can be called with a spinlock held, whatever it finds."""
     mount, bare = case.mount(), case.mount("nosetup")
     case.expect_error_line(mount, 19)
-    case.expect_never_set_up(2)
+    case.expect_not_set_up(2)
     equal(mount.drained("atomic"), (True, False))
     requests = [mount.started(rid) for rid in range(20)]
     equal(mount.drained("atomic"), (False, False))
@@ -74,7 +74,7 @@ def drained_never_sleeps(case: Case) -> None:
 def drained_of_an_unknown_superblock_is_false_with_error(case: Case) -> None:
     """Without setup drained is false with error, so that nobody takes it for reclaimed."""
     bare, mount = case.mount("nosetup"), case.mount()
-    case.expect_never_set_up(4)
+    case.expect_not_set_up(4)
     equal(bare.drained(), (False, True), "never set up")
     mount.destroy()
     equal(mount.drained(), (False, True), "destroyed")

@@ -164,7 +164,7 @@ def writers_at_the_same_time_agree(case: Case) -> None:
 def calls_may_race_with_each_other_and_with_destroy(case: Case) -> None:
     """Calls at the same time as setup, stop and destroy return one of their errors, no worse."""
     mount = case.mount()
-    case.expect_never_set_up(None)
+    case.expect_not_set_up(None)
     rids = range(4)
     for rid in rids:
         case.expect_error_line(mount, rid, None)

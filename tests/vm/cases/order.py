@@ -198,7 +198,7 @@ class Model:
 def answers_are_right_after_any_steps(case: Case) -> None:
     """After each of many random steps every function answers as a simple model of it does."""
     mount = case.mount()
-    case.expect_line(f"{mount.log_name}: error indicated by fence action for rid .*", None)
+    case.expect_line(f"{mount.log_name} error: error indicated by fence action for rid .*", None)
     model = Model()
     chance = random.Random(3)
     for _ in range(STEPS):

@@ -36,7 +36,7 @@ def status_shows_the_requests_of_every_mount(case: Case) -> None:
     )
     equal(
         [told["4"][name] for name in ("address", "reason", "mount")],
-        ["fd00::4", "client_reconnect", other.log_name],
+        ["fd00::4", "client_reconnect", other.directory.name],
     )
     true(0 < told["1"]["left"] <= 30, f"it has some of its 30 s left: {told['1']['left']}")
 

@@ -100,7 +100,7 @@ def systemd_runs_the_agent_and_its_journal_knows_the_requests(case: Case) -> Non
             equal(line["SCOUTFS_FENCE_RID"], "00000000000000aa")
             equal(line["SCOUTFS_FENCE_ADDRESS"], "10.0.0.7")
             equal(line["SCOUTFS_FENCE_REASON"], "client_recovery")
-            equal(line["SCOUTFS_FENCE_MOUNT"], mount.log_name)
+            equal(line["SCOUTFS_FENCE_MOUNT"], mount.directory.name)
             true("00000000000000aa" in line["MESSAGE"], "and the line is for people, too")
         true(any("SCOUTFS_FENCE_DURATION" in line for line in about), "one tells how long it took")
 

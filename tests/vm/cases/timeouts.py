@@ -44,7 +44,7 @@ def timeout_ms_can_be_given_on_load(case: Case) -> None:
     """Loading takes timeout_ms with the same bounds: outside of them it is EINVAL, not loaded."""
     kernel.unload_both()
     for bad in ("99", "3600001", "never"):
-        case.expect_line(f"`{bad}' invalid for parameter `timeout_ms'")
+        case.expect_line(f"{kernel.FENCE}: `{bad}' invalid for parameter `timeout_ms'")
         fails_with(EINVAL, kernel.load, kernel.FENCE, f"timeout_ms={bad}")
         true(not kernel.is_loaded(kernel.FENCE), "it is not loaded")
         true(not kernel.FENCE_SYSFS.exists(), "and has left nothing")
@@ -157,8 +157,8 @@ def each_request_times_out_for_itself(case: Case) -> None:
 def many_requests_time_out_at_once(case: Case) -> None:
     """Where many times are over at the same moment all fail then, and the next one in its time."""
     mount = case.mount()
-    timed_out = f"{mount.log_name}: fence request for rid .* was not serviced in .*, raising error"
-    case.expect_line(timed_out, AT_ONCE + 1)
+    timed_out = "fence request for rid .* was not serviced in .*, raising error"
+    case.expect_line(f"{mount.log_name} error: {timed_out}", AT_ONCE + 1)
     watch = Stopwatch()
     requests = []
     for rid in range(AT_ONCE):

@@ -42,7 +42,7 @@ def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
             tally.read()
             if watch.seconds() > sign:
                 # A guest that prints nothing is taken for one that hangs.
-                say(f"{tally.told['started']} requests so far")
+                say(f"{watch.seconds():.0f} s of this round")
                 sign = watch.seconds() + SECONDS_BETWEEN_SIGNS
     finally:
         crew.paused = True
@@ -55,7 +55,7 @@ def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
 
 @case
 def torture(case: Case) -> None:
-    """With everything at once each request has one end, answers are right, nobody sleeps on."""
+    """With everything at once each request has one end, answers are right, no waiter sleeps on."""
     seconds = float(os.environ.get("FENCE_TEST_SECONDS_OF_TORTURE") or SECONDS)
     case.expect_line(".*", None)
     tally = Tally(case.log)
@@ -78,10 +78,13 @@ def torture(case: Case) -> None:
     equal(counts["wrong"], 0, "wrong answers")
     ends = {name: counts[name] for name in ENDS}
     equal(sum(ends.values()), counts["started"], f"how many requests were started; ends: {ends}")
-    equal(tally.told["started"], counts["started"], "how many were made, as the log tells")
-    equal(tally.told["dropped"], counts["dropped"], "how many were dropped, as the log tells")
+    for action in ("add", "remove"):
+        equal(counts[f"uevents {action}"], counts["started"], f"uevents of requests: {action}")
+    rids = crew_told.rids
     # Requests that end otherwise may have been answered before.
-    for name, told in (("fenced", tally.fenced), ("failed", tally.failed)):
-        true(len(told) >= counts[name], f"of {counts[name]} {name} the log tells {len(told)}")
-    false = tally.fenced - crew_told.fenced
-    true(not false, f"all that the log tells as fenced somebody has fenced, but not {false}")
+    for name in ("fenced", "failed"):
+        told = len(rids[name])
+        true(told >= counts[name], f"of {counts[name]} {name} there are uevents of {told}")
+    equal(rids["failed"] ^ tally.failed, set(), "failed by uevents or the log, but not by both")
+    false = rids["fenced"] - rids["written"]
+    true(not false, f"an agent wrote to fenced of each that is reported as fenced, not {false}")

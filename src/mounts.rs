@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! From a superblock to its mount.
+//!
+//! The spinlock `registry` protects the map, and is only held for lookups and updates. A caller
+//! takes a reference to its mount and releases the lock, so `destroy` may run concurrently.
+//!
+//! While a mount is being set up or destroyed, which sleeps, its entry is [`State::Busy`] and keeps
+//! the superblock and the [`Place`] reserved. So setup and destroy of one mount never wait for
+//! those of another. `setup` never waits at all, and fails with `EBUSY` until a previous `destroy`
+//! of the superblock or place has returned: that one may be waiting for uevents, for which a mount
+//! must not. A concurrent `setup` or `destroy` of the same superblock holds up `destroy`, which
+//! returns only when nothing is left of the mount.
+
+use crate::{
+    linux::{
+        delayed_work::Queue,
+        glue,
+        kobject::{
+            Directory,
+            Kobject,
+            Kset, //
+        },
+        memalloc::memalloc_nofs,
+        set_once::SetOnce,
+        super_block::{
+            Device,
+            SuperBlock, //
+        },
+        text::fmt,
+        wait_queue::WaitQueue, //
+    },
+    mount::Mount, //
+};
+use core::mem;
+use kernel::{
+    c_str,
+    new_spinlock,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
+    str::{
+        CStr,
+        CString, //
+    },
+    sync::{
+        Arc,
+        SpinLock, //
+    }, //
+};
+
+static MOUNTS: SetOnce<Mounts> = SetOnce::new();
+
+/// The mounts of all superblocks.
+#[pin_data]
+struct Mounts {
+    #[pin]
+    registry: SpinLock<Registry>,
+    /// Woken when an entry leaves [`State::Busy`].
+    #[pin]
+    idle: WaitQueue,
+}
+
+struct Registry {
+    /// By [`SuperBlock::identity`].
+    entries: RBTree<usize, Entry>,
+    /// `None` once the module is being unloaded.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What all mounts use.
+struct Shared {
+    /// `/sys/fs/scoutfs_fence`.
+    kset: Kset,
+    /// Outlives all mounts, so that no worker drops the last reference to it.
+    queue: Arc<Queue>,
+}
+
+struct Entry {
+    place: Place,
+    state: State,
+}
+
+enum State {
+    /// Being set up or destroyed.
+    Busy,
+    Live(Arc<Mount>),
+}
+
+/// The directory that a mount's requests are below; no two mounts may have the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// `/sys/fs/scoutfs_fence/<major>:<minor>`.
+    Device(Device),
+    /// The filesystem's directory, by [`Kobject::identity`].
+    Kobject(usize),
+}
+
+/// Creates what all mounts use, when the module is loaded. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub(crate) fn init() -> Result {
+    let shared = Shared {
+        kset: Kset::create(c_str!("scoutfs_fence"), Kobject::fs())?,
+        queue: Queue::new(c_str!("scoutfs_fence"))?,
+    };
+    let registry = Registry {
+        entries: RBTree::new(),
+        shared: Some(Arc::new(shared, GFP_KERNEL)?),
+    };
+    MOUNTS.populate(pin_init!(Mounts {
+        registry <- new_spinlock!(registry, "scoutfs_fence_registry"),
+        idle <- WaitQueue::new(),
+    }))
+}
+
+/// Destroys all mounts, when the module is unloaded. May sleep.
+///
+/// Waits for all work. Kobjects may be released later: the C side does that.
+pub(crate) fn exit() {
+    let Some(mounts) = MOUNTS.as_ref() else {
+        return;
+    };
+    // No filesystem module is left that calls `setup`.
+    while let Some(identity) = mounts.first() {
+        if let Some(mount) = mounts.begin_destroy(identity).flatten() {
+            glue::log_left_behind(mount.label());
+            Mount::destroy(&mount);
+        }
+        mounts.remove(identity);
+    }
+    let shared = mounts.registry.lock().shared.take();
+    drop(shared);
+}
+
+/// Sets up the mount of a superblock below a directory of ours, named by the device number. May
+/// sleep; does not recurse into the filesystem.
+///
+/// # Errors
+///
+/// `EBUSY` if the superblock is set up, or another one with this device number; `ENOMEM`.
+pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
+    add(super_block, Place::Device(device), |shared| {
+        let (major, minor) = (device.major(), device.minor());
+        let name = CString::try_from_fmt(fmt!("{major}:{minor}"))?;
+        let label = CString::try_from_fmt(fmt!("scoutfs_fence {major}:{minor}"))?;
+        let parent = Directory::create(&name, &shared.kset)?;
+        let fence = Directory::create(c_str!("fence"), &parent)?;
+        Mount::new(label, fence, Some(parent), &shared.kset, &shared.queue)
+    })
+}
+
+/// Sets up the mount of a superblock below a directory of the filesystem. May sleep; does not
+/// recurse into the filesystem.
+///
+/// # Errors
+///
+/// `EBUSY` if the superblock is set up, or another one below this directory; `ENOMEM`.
+pub(crate) fn setup_under(super_block: SuperBlock, parent: &Kobject) -> Result {
+    add(super_block, Place::Kobject(parent.identity()), |shared| {
+        let name = parent.name();
+        let label = CString::try_from_fmt(fmt!("scoutfs {name}"))?;
+        let fence = Directory::create(c_str!("fence"), parent)?;
+        Mount::new(label, fence, None, &shared.kset, &shared.queue)
+    })
+}
+
+fn add(
+    super_block: SuperBlock,
+    place: Place,
+    new: impl FnOnce(&Shared) -> Result<Arc<Mount>>,
+) -> Result {
+    let mounts = MOUNTS.as_ref().ok_or(ENODEV)?;
+    let identity = super_block.identity();
+    memalloc_nofs(|| {
+        let shared = mounts.reserve(identity, place)?;
+        let mount = new(&shared).inspect_err(|_| mounts.remove(identity))?;
+        mounts.publish(identity, mount);
+        Ok(())
+    })
+}
+
+/// The mount of a superblock. Never sleeps.
+///
+/// # Errors
+///
+/// `ENODEV` if the superblock is not set up, with a line in the log that names `function`.
+pub(crate) fn find(super_block: SuperBlock, function: &CStr) -> Result<Arc<Mount>> {
+    look_up(super_block).ok_or_else(|| {
+        glue::log_not_set_up(function);
+        ENODEV
+    })
+}
+
+/// Drops every request of a superblock, if it is set up. May sleep.
+pub(crate) fn stop(super_block: SuperBlock) {
+    if let Some(mount) = look_up(super_block) {
+        Mount::stop(&mount);
+    }
+}
+
+/// Destroys the mount of a superblock, if it is set up. May sleep, also until uevents are sent.
+pub(crate) fn destroy(super_block: SuperBlock) {
+    let Some(mounts) = MOUNTS.as_ref() else {
+        return;
+    };
+    let identity = super_block.identity();
+    if let Some(mount) = mounts.idle.wait_event(|| mounts.begin_destroy(identity)) {
+        Mount::destroy(&mount);
+        mounts.remove(identity);
+    }
+}
+
+fn look_up(super_block: SuperBlock) -> Option<Arc<Mount>> {
+    let registry = MOUNTS.as_ref()?.registry.lock();
+    match &registry.entries.get(&super_block.identity())?.state {
+        State::Live(mount) => Some(mount.clone()),
+        State::Busy => None,
+    }
+}
+
+impl Mounts {
+    /// Adds a busy entry.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the superblock or the place has an entry; `ENOMEM`.
+    fn reserve(&self, identity: usize, place: Place) -> Result<Arc<Shared>> {
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let mut registry = self.registry.lock();
+        let shared = registry.shared.clone().ok_or(ENODEV)?;
+        let entries = &mut registry.entries;
+        if entries.get(&identity).is_some() || entries.values().any(|entry| entry.place == place) {
+            return Err(EBUSY);
+        }
+        let state = State::Busy;
+        entries.insert(node.into_node(identity, Entry { place, state }));
+        Ok(shared)
+    }
+
+    /// Makes a busy entry live.
+    fn publish(&self, identity: usize, mount: Arc<Mount>) {
+        if let Some(entry) = self.registry.lock().entries.get_mut(&identity) {
+            entry.state = State::Live(mount);
+        }
+        self.idle.wake_up_all();
+    }
+
+    /// Makes a live entry busy and returns its mount; `Some(None)` if there is no entry, `None` if
+    /// it is busy.
+    fn begin_destroy(&self, identity: usize) -> Option<Option<Arc<Mount>>> {
+        let mut registry = self.registry.lock();
+        let Some(entry) = registry.entries.get_mut(&identity) else {
+            return Some(None);
+        };
+        match mem::replace(&mut entry.state, State::Busy) {
+            State::Live(mount) => Some(Some(mount)),
+            State::Busy => None,
+        }
+    }
+
+    /// Removes a busy entry.
+    fn remove(&self, identity: usize) {
+        let node = self.registry.lock().entries.remove_node(&identity);
+        drop(node);
+        self.idle.wake_up_all();
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.registry.lock().entries.keys().next().copied()
+    }
+}

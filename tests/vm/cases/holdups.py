@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+What waits for what: uevents that another task holds up, and readers of a request's files.
+
+The test filesystem holds up the module's uevents where the kernel sends them, as a task does that
+holds the kernel's mutex for them and waits for memory.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EBUSY, EIO, ENODEV, ETIMEDOUT
+
+import kernel
+from case import Case, case
+from fence import Mount, Stopwatch, equal, name, true
+from uevents import listening
+
+HOLD_SECONDS = 10
+
+
+@contextmanager
+def uevents_held(mount: Mount) -> Iterator[None]:
+    """No uevent of the module gets through until this ends, or 10 s are over."""
+    equal(mount.returns(f"hold_uevents {HOLD_SECONDS * 1000}"), 0)
+    try:
+        yield
+    finally:
+        equal(mount.returns("release_uevents"), 0)
+
+
+def hold_one(mount: Mount) -> None:
+    """Starts a request, whose uevent is being held up when this returns."""
+    equal(mount.start(0x10), 0)
+    watch = Stopwatch()
+    while not mount.returns("held_uevents"):
+        watch.at_most(5)
+        time.sleep(0.005)
+
+
+@case
+def calls_do_not_wait_for_uevents(case: Case) -> None:
+    """Start, next, free, stop and the waits return at once while uevents are held up."""
+    mount, other = case.mount(), case.mount()
+    with uevents_held(other):
+        hold_one(mount)
+        watch = Stopwatch()
+        request = mount.started(0x11)
+        request.set_fenced()
+        equal(mount.wait_fenced(0), -ETIMEDOUT)
+        equal(mount.free(0x11), 0)
+        equal(mount.start(0x11), 0)
+        true(mount.wait_next(0) >= 0, "wait_next looks")
+        mount.stop()
+        equal(mount.listed(), set())
+        equal(mount.start(0x10), 0, "start of a dropped rid")
+        mount.stop()
+        watch.at_most(2)
+
+
+@case
+def stop_does_not_wait_for_uevents(case: Case) -> None:
+    """Stop, after which a mount may stand for election, returns at once with uevents held up."""
+    mount, other = case.mount(), case.mount()
+    with uevents_held(other):
+        hold_one(mount)
+        watch = Stopwatch()
+        mount.stop()
+        watch.at_most(2)
+
+
+@case
+def mounts_do_not_wait_for_each_other(case: Case) -> None:
+    """While destroy of one mount waits for uevents, all calls on others return at once."""
+    mount, other, third = case.mount(), case.mount(), case.mount("nosetup")
+    with uevents_held(other):
+        hold_one(mount)
+        destroying = mount.background("destroy").until_blocked()
+        watch = Stopwatch()
+        equal(third.setup(), 0, "setup")
+        equal(third.start(0x20), 0)
+        third.stop()
+        equal(other.start(0x21), 0)
+        equal(other.free(0x21), 0)
+        other.stop()
+        case.mount("nosetup").unmount()
+        watch.at_most(3)
+        destroying.stays_blocked()
+    equal(destroying.answer(), 0)
+
+
+@case
+def setup_is_busy_while_destroy_of_the_mount_waits(case: Case) -> None:
+    """Until destroy has returned its superblock and directory are taken: EBUSY, at once."""
+    mount, other, parented = case.mount(), case.mount(), case.mount("nosetup")
+    equal(parented.setup_under("shared"), 0)
+    case.expect_not_set_up(2)
+    with uevents_held(other):
+        hold_one(mount)
+        equal(parented.start(0x12), 0)
+        destroying = [one.background("destroy").until_blocked() for one in (mount, parented)]
+        again = mount.background("destroy").until_blocked()
+        watch = Stopwatch()
+        equal(mount.setup(), -EBUSY, "the superblock")
+        equal(case.mount("nosetup").setup_under("shared"), -EBUSY, "the directory")
+        equal(mount.start(0x13), -ENODEV)
+        equal(mount.next(), -ENODEV)
+        mount.stop()
+        watch.at_most(2)
+        again.stays_blocked()
+    equal([call.answer() for call in (*destroying, again)], [0, 0, 0])
+    true(not mount.directory.exists(), "all is gone")
+    equal(mount.setup(), 0)
+    equal(mount.listed(), set())
+
+
+@case
+def held_up_uevents_come_in_order(case: Case) -> None:
+    """Remove of a dropped request comes before add of the next one for its rid."""
+    mount, other = case.mount(), case.mount()
+    with listening() as listener:
+        with uevents_held(other):
+            hold_one(mount)
+            for _ in range(3):
+                mount.stop()
+                equal(mount.start(0x10), 0)
+            equal(mount.free(0x10), 0)
+            equal(mount.start(0x10), 0)
+        mount.destroy()
+        sent = [told.action for told in listener.events() if told.rid == name(0x10)]
+    equal(sent, ["add", "remove"] * 5)
+
+
+@case
+def timeouts_do_not_wait_for_uevents(case: Case) -> None:
+    """A request fails in time, and its waiter returns, while uevents are held up."""
+    mount, other = case.mount(), case.mount()
+    case.expect_timeout_line(mount, 0x11, 500)
+    with uevents_held(other):
+        hold_one(mount)
+        equal(mount.free(0x10), 0)
+        case.set_timeout_ms(500)
+        watch = Stopwatch()
+        request = mount.started(0x11)
+        equal(mount.wait_fenced(8000), -EIO)
+        true(request.failed(), "it failed")
+        watch.at_most(3)
+        mount.stop()
+
+
+@case
+def unloading_waits_for_held_up_uevents(case: Case) -> None:
+    """Unmounting waits for its uevents, and the modules can be unloaded right after it."""
+    mount, other = case.mount(), case.mount()
+    with uevents_held(other):
+        hold_one(mount)
+        destroying = mount.background("destroy").until_blocked()
+        destroying.stays_blocked(0.2)
+    equal(destroying.answer(), 0)
+    mount.unmount()
+    other.unmount()
+    kernel.unload_both()
+    true(not kernel.FENCE_SYSFS.exists(), "nothing is left")
