@@ -8,6 +8,7 @@
 
 use crate::{
     linux::{
+        glue,
         inet,
         jiffies::{
             jiffies,
@@ -25,6 +26,7 @@ use crate::{
     mount::Mount,
     request::{
         reason_name,
+        Failure,
         RequestState, //
     },
     table::{
@@ -58,6 +60,7 @@ use kernel::{
     },
     sync::{
         Arc,
+        ArcBorrow,
         LockedBy,
         Mutex, //
     }, //
@@ -152,6 +155,31 @@ impl FenceRequest {
         f(self.state.access_mut(&mut self.mount.table().lock()))
     }
 
+    /// The agent wrote to `fenced`. Never sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if the request has failed.
+    fn fenced(this: ArcBorrow<'_, Self>) -> Result {
+        let mut table = this.mount.table().lock();
+        if table.fence(&this, jiffies())? {
+            glue::trace_fenced(this.mount.label(), this.rid);
+            drop(table);
+            Mount::finished(&this.mount, this);
+        }
+        Ok(())
+    }
+
+    /// The agent wrote to `error`. Never sleeps.
+    fn failed(this: ArcBorrow<'_, Self>) {
+        let mut table = this.mount.table().lock();
+        if table.fail(&this, Failure::Indicated) {
+            glue::trace_failed(this.mount.label(), this.rid, false);
+            drop(table);
+            Mount::finished(&this.mount, this);
+        }
+    }
+
     /// Creates the directory, complete with its files, below `fence`. May sleep.
     ///
     /// # Errors
@@ -201,7 +229,7 @@ static ATTRIBUTES: [Attribute<FenceRequest>; 7] = [
         |request, page| show_bool(page, request.with_state(|state| state.is_fenced())),
         |request, text| {
             expect_true(text)?;
-            Mount::fenced(request)
+            FenceRequest::fenced(request)
         },
     ),
     Attribute::read_write(
@@ -209,7 +237,7 @@ static ATTRIBUTES: [Attribute<FenceRequest>; 7] = [
         |request, page| show_bool(page, request.with_state(|state| state.has_failed())),
         |request, text| {
             expect_true(text)?;
-            Mount::failed(request);
+            FenceRequest::failed(request);
             Ok(())
         },
     ),

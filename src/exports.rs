@@ -72,7 +72,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_setup_under(
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_start(
     sb: *mut super_block,
@@ -131,9 +131,9 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_next(
             .ok_or(ENOENT)?;
         // SAFETY: The caller passes pointers that are valid for writes.
         unsafe {
-            rid.write(finished.rid);
-            reason.write(finished.reason);
-            error.write(finished.error);
+            rid.write(finished.0);
+            reason.write(finished.1);
+            error.write(finished.2);
         }
         Ok(0)
     })
@@ -143,7 +143,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_next(
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_wait_next(
     sb: *mut super_block,
@@ -184,7 +184,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_drained(
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_reason_pending(
     sb: *mut super_block,
@@ -203,7 +203,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_reason_pending(
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_free(sb: *mut super_block, rid: u64) -> c_int {
     from_result(|| {
@@ -217,7 +217,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_free(sb: *mut super_block, rid: u6
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_wait_fenced(
     sb: *mut super_block,
@@ -235,7 +235,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_wait_fenced(
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_stop(sb: *mut super_block) {
     if let Ok(sb) = SuperBlock::from_raw(sb) {
@@ -247,7 +247,7 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_stop(sb: *mut super_block) {
 ///
 /// # Safety
 ///
-/// None: `sb` is only an identity.
+/// `sb` is only an identity.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_destroy(sb: *mut super_block) {
     if let Ok(sb) = SuperBlock::from_raw(sb) {

@@ -68,10 +68,7 @@ use crate::{
         wait_queue::WaitQueue, //
     },
     notify::Notifier,
-    request::{
-        Failure,
-        Removal, //
-    },
+    request::Removal,
     table::{
         Reservation,
         Table,
@@ -83,10 +80,7 @@ use core::{
     net::IpAddr, //
 };
 use kernel::{
-    ffi::{
-        c_int,
-        c_long, //
-    },
+    ffi::c_int,
     new_mutex,
     new_spinlock,
     prelude::*,
@@ -108,9 +102,6 @@ use kernel::{
 
 /// Delay, in jiffies, before queued events are sent; batches them off the caller's path.
 const NOTIFY_DELAY: Jiffies = 1;
-
-/// How many requests time out before the spinlock is released.
-const BATCH: usize = 16;
 
 /// The identifiers of a mount's work items.
 const TIMEOUT: u64 = 0;
@@ -149,26 +140,9 @@ struct Admin {
     by_rid: RBTree<u64, Arc<FenceRequest>>,
     /// How many requests have been listed so far.
     started: u64,
-    /// `None` once the mount is destroyed.
-    directories: Option<Directories>,
-}
-
-/// Removed in this order.
-struct Directories {
-    /// The parent of the requests' directories.
-    fence: Directory,
-    /// The parent of that, unless it is the filesystem's.
-    _parent: Option<Directory>,
-}
-
-/// A finished request.
-pub(crate) struct Finished {
-    /// The identity of the mount to be fenced.
-    pub(crate) rid: u64,
-    /// The first reason.
-    pub(crate) reason: c_int,
-    /// Whether the request failed.
-    pub(crate) error: bool,
+    /// The parent of the requests' directories, and the parent of that unless it is the
+    /// filesystem's; removed in this order. `None` once the mount is destroyed.
+    directories: Option<(Directory, Option<Directory>)>,
 }
 
 impl Mount {
@@ -188,10 +162,7 @@ impl Mount {
         let admin = Admin {
             by_rid: RBTree::new(),
             started: 0,
-            directories: Some(Directories {
-                fence,
-                _parent: parent,
-            }),
+            directories: Some((fence, parent)),
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -227,7 +198,7 @@ impl Mount {
     pub(crate) fn start(this: &Arc<Self>, rid: u64, address: IpAddr, reason: c_int) -> Result {
         memalloc_nofs(|| {
             let mut admin = this.admin.lock();
-            let directories = admin.directories.as_ref().ok_or(ENODEV)?;
+            let (fence, _) = admin.directories.as_ref().ok_or(ENODEV)?;
             if let Some(request) = admin.by_rid.get(&rid) {
                 let mut table = this.table.lock();
                 table.add_reason(request, reason);
@@ -239,7 +210,7 @@ impl Mount {
             let request = FenceRequest::new(this, admin.started, (rid, address, reason), time)?;
             let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
             let reservation = RBTreeNodeReservation::new(GFP_KERNEL)?;
-            FenceRequest::create_directory(&request, &directories.fence).map_err(|error| {
+            FenceRequest::create_directory(&request, fence).map_err(|error| {
                 // The filesystem has removed its directory: like after destroy.
                 if error == ENOENT {
                     ENODEV
@@ -297,15 +268,13 @@ impl Mount {
         }
     }
 
-    /// The oldest finished request, which stays listed. Never sleeps.
-    pub(crate) fn next(&self) -> Option<Finished> {
+    /// The rid and the first reason of the oldest finished request, which stays listed, and whether
+    /// it failed. Never sleeps.
+    pub(crate) fn next(&self) -> Option<(u64, c_int, bool)> {
         let table = self.table.lock();
         let request = table.next()?;
-        Some(Finished {
-            rid: request.rid,
-            reason: request.reason,
-            error: request.state().access(&table).has_failed(),
-        })
+        let failed = request.state().access(&table).has_failed();
+        Some((request.rid, request.reason, failed))
     }
 
     /// Whether any listed request has the reason; those without a name count as one. Never sleeps.
@@ -324,12 +293,7 @@ impl Mount {
         let removed = {
             let mut table = this.table.lock();
             glue::trace_freed(&this.label, rid);
-            let removed = table.remove(&request);
-            request
-                .state()
-                .access_mut(&mut table)
-                .remove(Removal::Freed);
-            removed
+            table.remove(&request)
         };
         drop(removed);
         this.changed.wake_up_all();
@@ -363,8 +327,7 @@ impl Mount {
             }
         });
         let result = outcome.map_or(Err(ETIMEDOUT.into()), |(outcome, _)| outcome);
-        let returned = result.map_or_else(|error: Error| error.to_errno() as c_long, |()| 0);
-        glue::trace_wait_end(&self.label, false, returned);
+        glue::trace_wait_end(&self.label, false, result.map(|()| 0));
         result
     }
 
@@ -392,11 +355,7 @@ impl Mount {
             None => Ok(0),
             Some((outcome, remaining)) => outcome.map(|()| remaining.max(1)),
         };
-        let returned = result.map_or_else(
-            |error: Error| error.to_errno() as c_long,
-            |left| left as c_long,
-        );
-        glue::trace_wait_end(&self.label, true, returned);
+        glue::trace_wait_end(&self.label, true, result);
         result
     }
 
@@ -441,82 +400,42 @@ impl Mount {
         this.changed.wake_up_all();
         // Under `admin`, so that new requests can take the names.
         for request in mem::replace(&mut admin.by_rid, RBTree::new()).values() {
-            {
-                let mut table = this.table.lock();
+            request.with_state(|state| {
                 glue::trace_dropped(&this.label, request.rid);
-                request
-                    .state()
-                    .access_mut(&mut table)
-                    .remove(Removal::Dropped);
-            }
+                state.remove(Removal::Dropped);
+            });
             Self::queue_notify(this, request.as_arc_borrow());
             request.remove_directory();
         }
     }
 
-    /// The agent wrote to `fenced`. For the store callback; never sleeps.
-    ///
-    /// # Errors
-    ///
-    /// `ESTALE` if the request has failed.
-    pub(crate) fn fenced(request: ArcBorrow<'_, FenceRequest>) -> Result {
-        let this = &request.mount;
-        let mut table = this.table.lock();
-        if table.fence(&request, jiffies())? {
-            glue::trace_fenced(&this.label, request.rid);
-            drop(table);
-            Self::finished(request);
-        }
-        Ok(())
+    /// Wakes waiters and has events sent, once a request is finished. Never sleeps.
+    pub(crate) fn finished(this: &Arc<Self>, request: ArcBorrow<'_, FenceRequest>) {
+        this.changed.wake_up_all();
+        Self::queue_notify(this, request);
     }
 
-    /// The agent wrote to `error`. For the store callback; never sleeps.
-    pub(crate) fn failed(request: ArcBorrow<'_, FenceRequest>) {
-        let this = &request.mount;
-        let mut table = this.table.lock();
-        if table.fail(&request, Failure::Indicated) {
-            glue::trace_failed(&this.label, request.rid, false);
-            drop(table);
-            Self::finished(request);
-        }
-    }
-
-    fn finished(request: ArcBorrow<'_, FenceRequest>) {
-        request.mount.changed.wake_up_all();
-        Self::queue_notify(&request.mount, request);
-    }
-
-    /// Fails requests that have timed out, at most [`BATCH`] of them, and returns them. If there
-    /// are no others, schedules the timeout work for the next one.
-    fn time_out(this: &Arc<Self>) -> [Option<Arc<FenceRequest>>; BATCH] {
+    /// Fails and returns a request that has timed out. If there is none, schedules the timeout work
+    /// for the next one.
+    fn time_out(this: &Arc<Self>) -> Option<Arc<FenceRequest>> {
         let mut table = this.table.lock();
         let now = jiffies();
         table.timeout_at = None;
-        let timed_out = [(); BATCH].map(|()| table.time_out(now));
-        for request in timed_out.iter().flatten() {
+        if let Some(request) = table.time_out(now) {
             glue::trace_failed(&this.label, request.rid, true);
+            return Some(request);
         }
-        if let (Some(None), Some(remaining)) = (timed_out.last(), table.remaining(now)) {
+        if let Some(remaining) = table.remaining(now) {
             Self::schedule_timeout(this, &mut table, now, remaining);
         }
-        timed_out
+        None
     }
 }
 
 impl DelayedWorkItem<TIMEOUT> for Mount {
     fn run(this: Arc<Self>) {
-        loop {
-            let timed_out = Self::time_out(&this);
-            if timed_out.iter().any(Option::is_some) {
-                this.changed.wake_up_all();
-            }
-            let all = timed_out.last().is_some_and(Option::is_none);
-            for request in timed_out.into_iter().flatten() {
-                Self::queue_notify(&this, request.as_arc_borrow());
-            }
-            if all {
-                return;
-            }
+        while let Some(request) = Self::time_out(&this) {
+            Self::finished(&this, request.as_arc_borrow());
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     request::{
         reason_class,
         Failure,
+        Removal,
         RequestState,
         REASON_CLASSES, //
     }, //
@@ -137,12 +138,14 @@ impl<T: TableEntry> Table<T> {
         self.index(key).insert(key, entry, reservation);
     }
 
-    /// Takes a request off the list; returns it if it was listed.
+    /// Takes a freed request off the list; returns it if it was listed.
     pub(crate) fn remove(&mut self, entry: &T) -> Option<Arc<T>> {
         let key = self.key(entry);
         // The space in the tree is freed here.
         let (removed, _) = self.index(key).remove(&key)?;
-        let failed = entry.state().access(self).has_failed();
+        let state = entry.state().access_mut(self);
+        state.remove(Removal::Freed);
+        let failed = state.has_failed();
         self.failed -= usize::from(failed);
         self.count_reasons(entry, |count| count - 1);
         Some(removed)

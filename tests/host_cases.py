@@ -220,6 +220,56 @@ def the_header_is_clean_under_sparse(kdir: Path) -> None:
     check_first_include(kdir, "C=2", f"CF={SPARSE}")
 
 
+# Stands in for scoutfs: its tree, its Makefile's way to be switched on, and one call.
+SCOUTFS = """// SPDX-License-Identifier: GPL-2.0-only
+#include "fence.h"
+
+#include <linux/fs.h>
+#include <linux/module.h>
+
+struct kobject *scoutfs_sysfs_sb_dir(struct super_block *sb)
+{
+	return sb->s_fs_info;
+}
+
+int scoutfs_setup(struct super_block *sb);
+int scoutfs_setup(struct super_block *sb)
+{
+	return scoutfs_fence_setup(sb);
+}
+
+MODULE_DESCRIPTION("Stands in for scoutfs");
+MODULE_LICENSE("GPL");
+"""
+
+
+@case
+def the_documented_build_of_scoutfs_works(kdir: Path) -> None:
+    """The lines of docs/integrating.md build scoutfs's module, which needs this one's symbols."""
+    text = (TOP / "docs/integrating.md").read_text().replace("/path/to/scoutfs-fence", str(TOP))
+    [flags] = re.findall(r"```make\n(.*?)```", text, re.DOTALL)
+    command = re.findall(r"```sh\n(make -C.*?)```", text, re.DOTALL)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kmod/src")
+        source.mkdir(parents=True)
+        (source / "Makefile").write_text(f"obj-$(CONFIG_SCOUTFS_FS) := scoutfs.o\n{flags}")
+        (source / "scoutfs.c").write_text(SCOUTFS)
+        made = subprocess.run(
+            ["env", "-u", "MAKEFLAGS", f"KDIR={kdir}", "sh", "-ec", command],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        module = source / "scoutfs.ko"
+        if made.returncode or not module.exists():
+            raise CaseFailed(f"no module was built: {made.stdout[-2000:]}")
+        depends = output_of("modinfo", "-F", "depends", module).strip()
+        called = re.findall(r" U (scoutfs_fence_\w+)", output_of("nm", module))
+    if depends != "scoutfs_fence" or called != ["scoutfs_fence_setup_under"]:
+        raise CaseFailed(f"it depends on {depends!r} and calls {called}")
+
+
 @case
 def the_archive_of_the_sources_needs_no_git(kdir: Path) -> None:
     """`make dist` packs what belongs to the tree; `make clean` works there, without git."""

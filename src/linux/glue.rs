@@ -19,11 +19,9 @@ use kernel::{
         c_int,
         c_long, //
     },
+    prelude::*,
     str::CStr, //
 };
-// For `as_char_ptr`.
-#[cfg(not(linux_6_12))]
-use kernel::prelude::*;
 
 /// The parameter `timeout_ms`, in milliseconds. Any context.
 pub(crate) fn timeout_ms() -> u32 {
@@ -107,7 +105,11 @@ calls! {
     /// `wait_next`, or else `wait_fenced`, begins.
     trace_wait_begin(mount: &CStr, next: bool, timeout: Jiffies) =>
         scoutfs_fence_glue_trace_wait_begin(mount.as_char_ptr(), next, timeout);
-    /// `wait_next`, or else `wait_fenced`, returns `result` to C.
-    trace_wait_end(mount: &CStr, next: bool, result: c_long) =>
-        scoutfs_fence_glue_trace_wait_end(mount.as_char_ptr(), next, result);
+    /// `wait_next`, or else `wait_fenced`, returns `result`.
+    trace_wait_end(mount: &CStr, next: bool, result: Result<Jiffies>) =>
+        scoutfs_fence_glue_trace_wait_end(
+            mount.as_char_ptr(),
+            next,
+            result.map_or_else(|error| error.to_errno() as c_long, |jiffies| jiffies as c_long)
+        );
 }

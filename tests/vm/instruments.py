@@ -104,11 +104,9 @@ START = [subject for subject in ON_A_MOUNT if subject.name == "start"]
     option="CONFIG_PROVE_LOCKING",
     change=Change(
         "src/mount.rs",
-        "        if table.fence(&request, jiffies())? {\n",
-        "        drop(table);\n"
+        "        this.changed.wake_up_all();\n        Self::queue_notify(this, request);\n",
         "        let _admin = this.admin.lock();\n"
-        "        let mut table = this.table.lock();\n"
-        "        if table.fence(&request, jiffies())? {\n",
+        "        this.changed.wake_up_all();\n        Self::queue_notify(this, request);\n",
     ),
 )
 def lock_inversion(case: Case) -> None:
@@ -130,10 +128,10 @@ def lock_inversion(case: Case) -> None:
     r"sleeping function called from invalid context",
     option="CONFIG_DEBUG_ATOMIC_SLEEP",
     change=Change(
-        "src/mount.rs",
-        "        if table.fence(&request, jiffies())? {\n",
+        "src/attrs.rs",
+        "        if table.fence(&this, jiffies())? {\n",
         "        drop(KVec::<u8>::with_capacity(64, GFP_KERNEL));\n"
-        "        if table.fence(&request, jiffies())? {\n",
+        "        if table.fence(&this, jiffies())? {\n",
     ),
 )
 def sleep_in_atomic(case: Case) -> None:
@@ -168,8 +166,8 @@ def use_after_free(case: Case) -> None:
 # The waiter learns of what it waits for when its own time is over.
 LOST_WAKE_UP = Change(
     "src/mount.rs",
-    "        request.mount.changed.wake_up_all();\n",
-    "",
+    "        this.changed.wake_up_all();\n        Self::queue_notify(this, request);\n",
+    "        Self::queue_notify(this, request);\n",
 )
 
 
