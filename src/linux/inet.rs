@@ -138,7 +138,7 @@ mod tests {
         check_eq!(ipv4(0), Ipv4Addr::UNSPECIFIED);
     }
 
-    /// A socket's address of a family, with the rest as it stands in memory.
+    /// A `sockaddr` of this family, and the bytes that follow in memory.
     fn storage(family: u32, rest: &[u8]) -> [u64; 16] {
         let mut words = [0; 16];
         // SAFETY: The words have room for the longest address.
