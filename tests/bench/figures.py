@@ -209,7 +209,7 @@ def size_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
 
 
 def by_pending(found: Found) -> dict[str, dict[str, float]]:
-    """What each function takes with so many requests, where the finished one stands worst."""
+    """What each function takes with so many requests, the finished one in the worst position."""
     return {
         function: {
             count: max(places[place][count]["median"] for place in ("nowhere", "front", "back"))

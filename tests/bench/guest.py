@@ -207,7 +207,7 @@ class Bench:
         return samples
 
     def cycle_with_listener(self) -> None:
-        """The same while somebody listens to uevents, and has room for all of them."""
+        """The same with a listener for uevents whose buffer holds all of them."""
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT) as netlink:
             netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
             netlink.bind((0, 1))
@@ -220,7 +220,7 @@ class Bench:
         command("fill_floor", count)
         between = slab_bytes()
         command("fill", count)
-        # The last one counts, for many requests hide what else goes on.
+        # The last one counts: with many requests other activity does not matter.
         self.found["floor_bytes"] = (between - before) / count
         self.found["request_bytes"] = (slab_bytes() - between) / count
 
@@ -238,7 +238,7 @@ class Bench:
         self.dropping(count)
 
     def each_function(self, count: int, where: str) -> None:
-        """`where` tells which requests are finished."""
+        """`where` says which requests are finished."""
         settle()
         number = max(20, self.rounds // 4 if count <= 100 else self.rounds // 10)
         rounds(5)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Calls the eight functions as they have always been declared, while it is
- * loaded: somebody has to fence the mount c0ffee meanwhile.  Loading fails
+ * loaded: an agent has to fence the mount c0ffee meanwhile.  Loading fails
  * where a function does not do what it should.
  */
 

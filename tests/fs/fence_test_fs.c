@@ -4,7 +4,7 @@
  *
  *     mount -t fence_test [-o rid=HEX,nosetup,fail] none /mnt/a
  *
- * It is built twice: once as it stands here, and once as fence_test_leader,
+ * It is built twice: once as it is here, and once as fence_test_leader,
  * with SCOUTFS_FENCE_PARENT and a leader in every mount; see under_parent.c.
  *
  * Each mount is a superblock of its own, and in its root is one file, "call".
@@ -70,8 +70,8 @@ struct fence_test_mount {
 
 /*
  * A command.  The function gets the words behind the command's name, exactly
- * as many as there should be, and puts down the answer.  It returns -EINVAL
- * where a word could not be understood, and has not called anything then.
+ * as many as the table says, and writes the answer.  It returns -EINVAL, and has
+ * not called anything, if a word is malformed.
  */
 struct fence_test_command {
 	const char *name;
@@ -79,7 +79,7 @@ struct fence_test_command {
 	int (*call)(struct super_block *sb, char **words, char *answer);
 	/* The interface promises that the function never sleeps. */
 	bool atomic;
-	/* It is about the mount itself, and not a function of fence.h. */
+	/* It concerns the mount itself, and is no function of fence.h. */
 	bool own;
 };
 
@@ -138,7 +138,7 @@ static int call_start(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
-/* A port and a scope are put in as well, which nobody is to look at. */
+/* Also sets a port and a scope, which must be ignored. */
 static int parse_address(const char *text, struct sockaddr_storage *addr)
 {
 	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)addr;
@@ -405,7 +405,7 @@ static int call_held_uevents(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
-/* How many hold the mount's directory. */
+/* The number of references to the mount's directory. */
 static int call_references(struct super_block *sb, char **words, char *answer)
 {
 	put_answer(answer, kref_read(&fence_test_sysfs_dir(sb)->kref));
@@ -427,7 +427,7 @@ static int call_unpublish(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
-/* Whether nobody holds the mount's directory any more. */
+/* Whether the mount's directory has been released. */
 static int call_released(struct super_block *sb, char **words, char *answer)
 {
 	struct fence_test_mount *mount = sb->s_fs_info;

@@ -115,7 +115,7 @@ static void shutdown_worker(struct work_struct *work)
 {
 	struct fence_test_leader *leader = container_of(work, struct fence_test_leader, shutdown);
 
-	/* First for those who wait, and then for what was started meanwhile. */
+	/* First for the waiters, and then for requests started meanwhile. */
 	scoutfs_fence_stop(leader->sb);
 	cancel_delayed_work_sync(&leader->reclaim);
 	cancel_delayed_work_sync(&leader->recovery);

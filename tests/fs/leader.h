@@ -22,7 +22,7 @@ void fence_test_leader_free(struct fence_test_leader *leader);
 
 /*
  * Has the previous leaders fenced, and leads from then on.  The rids are
- * separated by commas; "-" is nobody.
+ * separated by commas; "-" is none.
  */
 int fence_test_leader_elect(struct fence_test_leader *leader, char *rids);
 
@@ -32,7 +32,7 @@ int fence_test_leader_recover(struct fence_test_leader *leader, int milliseconds
 /* Returns once it neither leads nor is being elected. */
 void fence_test_leader_step_down(struct fence_test_leader *leader);
 
-/* Prints how things stand. */
+/* Prints the leader's state. */
 void fence_test_leader_show(struct fence_test_leader *leader, char *buf, size_t size);
 #else
 static inline struct fence_test_leader *fence_test_leader_new(struct super_block *sb)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Makes faults on demand: the name of one is written to the parameter `plant`.  Each is what the
- * kernel's own instruments should tell of, and does no harm that outlives it.
+ * kernel's own instruments should report, and does no lasting harm.
  */
 #include <linux/delay.h>
 #include <linux/kobject.h>

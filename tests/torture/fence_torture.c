@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Calls every function of fence.h from many threads at once, from when it is
- * loaded until it is unloaded, and tells what was answered wrongly.
+ * loaded until it is unloaded, and reports wrong answers.
  *
  * A superblock is only an identity: those here are memory with a device number.
  *
  * Each mount that is judged has one request at a time, whose end is known
  * before it is made: a judge waits for it with wait_fenced, a witness with
- * wait_next, and a partner is the one who frees, stops or destroys.  As nothing
- * else happens there, a wake-up that is missing is missed by somebody.
+ * wait_next, and a partner frees, stops or destroys.  As nothing
+ * else happens there, a lost wake-up leaves a waiter asleep.
  *
  * On the busy mounts everything happens at any time, and what is counted has to
  * come out right: each request that was started ends in one way.
  *
- * The first digit of a rid tells agents what they may write: f fenced, e error,
+ * The first digit of a rid says what agents may write: f fenced, e error,
  * a both, and 0 nothing.
  */
 
@@ -176,7 +176,7 @@ static bool by_partner(enum ending ending)
 	return ending >= BY_FREE;
 }
 
-/* The request may fail before all wait: then nobody waits any more. */
+/* The request may fail before all wait: then none waits any more. */
 static bool is_asleep(struct task_struct *task, enum stage *stage)
 {
 	return READ_ONCE(*stage) == WAS_TOLD ||
@@ -250,7 +250,7 @@ static int witness(void *data)
 		if (!wait_for_completion_timeout(&mount->witness_go, HZ / 10))
 			continue;
 
-		/* To be freed is no news, and neither is what has happened before. */
+		/* Neither a free nor what happened before ends a wait. */
 		timeout = PATIENCE;
 		if (mount->ending == BY_FREE || (by_partner(mount->ending) && !mount->sure))
 			timeout = HZ / 20;
@@ -285,7 +285,7 @@ static bool answer_is_right(struct torture_mount *mount, int ret)
 	}
 }
 
-/* The request is still listed, finished, and told as it was waited for. */
+/* The request is still listed, finished, and returned as it was waited for. */
 static void judge_finished(struct torture_mount *mount, int waited)
 {
 	int reason;
@@ -295,7 +295,7 @@ static void judge_finished(struct torture_mount *mount, int waited)
 
 	ret = scoutfs_fence_next(&mount->sb, &rid, &reason, &error);
 	if (ret || rid != mount->rid || error != !!waited)
-		wrong("mount %d: next told %d, %016llx, %d after wait_fenced told %d for %016llx",
+		wrong("mount %d: next is %d, %016llx, %d after wait_fenced returned %d for %016llx",
 		      mount->nr, ret, rid, error, waited, mount->rid);
 	if (scoutfs_fence_drained(&mount->sb, &error) || error != !!waited)
 		wrong("mount %d: drained knows nothing of %016llx", mount->nr, mount->rid);
@@ -411,7 +411,7 @@ static void lead_on(struct leader *leader)
 		return;
 	}
 	if (!error && may_of(rid) != ANYTHING && may_of(rid) != FENCE)
-		wrong("mount %d: %016llx is told as fenced, and nobody fenced it", mount->nr, rid);
+		wrong("mount %d: %016llx is fenced, and no agent fenced it", mount->nr, rid);
 	for (int slot = 0; slot < SLOTS; slot++) {
 		if (leader->rids[slot] == rid)
 			end_slot(leader, slot, error ? FAILED : FENCED);

@@ -13,13 +13,13 @@ from fence import CaseFailed, Leader, Mount, Stopwatch
 
 _MOUNTS = Path("/tmp/mounts")
 
-# A line may come a moment after what it tells of.
+# A line may come a moment after its event.
 SECONDS_TO_LOG = 0.5
 SECONDS_TO_LET_GO = 2
 
 
 class Case:
-    """Handed to a case's function; puts everything back when the case is over."""
+    """The argument of a case; restores the initial state when the case is over."""
 
     # Until then the kernel may print no line about a superblock that is not set up.
     _limited_until = 0.0
@@ -37,7 +37,7 @@ class Case:
         return mount
 
     def leader(self, options: str = "") -> Leader:
-        """A mount of the filesystem's other build, whose module goes with the case."""
+        """A mount of the filesystem's other build, whose module is unloaded after the case."""
         if not kernel.is_loaded(kernel.LEADER_FILESYSTEM):
             kernel.load(kernel.LEADER_FILESYSTEM)
         _MOUNTS.mkdir(exist_ok=True)
@@ -117,7 +117,7 @@ class Case:
 
 
 def _unmount(mount: Mount) -> bool:
-    """Whether nobody used the mount any more; afterwards nobody does."""
+    """Whether the mount was idle; afterwards it is."""
     if not mount.is_mounted():
         return True
     try:

@@ -2,9 +2,9 @@
 """
 What userspace does while threads in the kernel call every function at once.
 
-Those threads are tests/torture/fence_torture.c, which also tells how a rid says what may be
-written. Each member of the crew here is a process that goes on until it is told to stop; what it
-saw and should not have is an error.
+Those threads are tests/torture/fence_torture.c, which also says how a rid encodes what may be
+written. Each member of the crew here is a process that runs until it is stopped; what it
+sees and should not is an error.
 """
 
 import json
@@ -56,7 +56,7 @@ class Told:
 
 
 class Crew:
-    """Processes that go on until they are told to stop."""
+    """Processes that run until they are stopped."""
 
     def __init__(self) -> None:
         # Of the member that this process is, if it is one.
@@ -93,7 +93,7 @@ class Crew:
                 member(self, counts)
             rids = {kind: sorted(rids) for kind, rids in self.rids.items()}
             told: object = {"counts": counts, "rids": rids}
-        except BaseException:  # whatever it is, it is told
+        except BaseException:  # whatever it is, it is reported
             told = traceback.format_exc()
         with os.fdopen(end, "w") as file:
             json.dump(told, file)
@@ -202,7 +202,7 @@ class Reader:
         elif name in MAY:
             true(text in ("0\n", "1\n"), f"{name} of {rid} is {text!r}")
             never = name == "fenced" and rid[0] not in MAY[name]
-            true(not (never and text == "1\n"), f"nobody wrote {name} of {rid}")
+            true(not (never and text == "1\n"), f"no agent wrote {name} of {rid}")
             with suppress(OSError):
                 os.pwrite(file, b"0", 0)
 
@@ -282,7 +282,7 @@ def at_work() -> Iterator[Crew]:
         for name, member in CREW.items():
             crew.add(name, member())
             say(f"{name} is at work")
-        # Who looks on must not be kept from that by who works.
+        # The workers must not starve the process that watches them.
         os.setpriority(os.PRIO_PROCESS, 0, -15)
         yield crew
     finally:

@@ -2,8 +2,8 @@
 """
 Allocations that fail, one at a time, where the kernel has failslab.
 
-Only those are counted that happen below a piece of code, such as the module's: what the kernel
-allocates by itself for the system call that leads there is not ours to care for.
+Only allocations below a piece of code, such as the module's, are counted: the kernel's own for the
+system call that leads there do not matter.
 """
 
 import bisect
@@ -89,7 +89,7 @@ def _only_below(code: Range) -> None:
 
 
 class Faults:
-    """Lets the allocations below a piece of code fail when they are told to."""
+    """Lets chosen allocations below a piece of code fail."""
 
     def __init__(self, code: Range) -> None:
         _only_below(code)
@@ -130,7 +130,7 @@ def failing(code: Range) -> Iterator[Faults]:
 
 @contextmanager
 def failing_in_every_task(code: Range, every: int) -> Iterator[None]:
-    """Lets each allocation of so many fail below a piece of code, whoever runs it."""
+    """Lets one allocation of so many fail below a piece of code, in any task."""
     _only_below(code)
     _set({"task-filter": "N", "interval": every, "times": -1, "probability": 100})
     try:

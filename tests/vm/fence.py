@@ -74,7 +74,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Finished:
-    """What scoutfs_fence_next tells about a request."""
+    """What scoutfs_fence_next returns about a request."""
 
     rid: int
     reason: int = CLIENT_RECOVERY
@@ -134,7 +134,7 @@ class Call:
         return self.numbers(within)[0]
 
     def numbers(self, within: float = 10) -> list[int]:
-        """What was returned, and what else was told."""
+        """What was returned, and what else was answered."""
         if not self.has_ended(within * kernel.PATIENCE):
             raise CaseFailed(f"'{self.command}' has not returned within {within} s")
         text = self._read()
@@ -206,7 +206,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Standing:
-    """How it stands with a leader."""
+    """The state of a leader."""
 
     leading: bool
     reclaimed: int = 0
@@ -284,7 +284,7 @@ class Mount:
         return self.returns(f"wait_next_jiffies {jiffies}")
 
     def drained(self, how: str = "") -> tuple[bool, bool]:
-        """What it returns, and what it tells of errors, whatever was there before."""
+        """What it returns, and the value of error afterwards, whatever it was before."""
         answers = {self.call(f"{how} drained {before}") for before in (0, 1)}
         equal(len(answers), 1, f"ways in which drained answers: {answers}")
         found = re.fullmatch(r"([01]) error=([01])\n", answers.pop())
@@ -373,7 +373,7 @@ class Leader(Mount):
         return Standing(found[1] == "1", int(found[2]), int(found[3]))
 
     def until(self, *wanted: Standing, within: float = 20) -> None:
-        """Returns once it stands in one of these ways with the leader."""
+        """Returns once the leader is in one of these states."""
         watch = Stopwatch()
         while (standing := self.standing()) not in wanted:
             if watch.seconds() > within * kernel.PATIENCE:

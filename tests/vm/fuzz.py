@@ -143,7 +143,7 @@ class Module:
             while self.do(("read", name, rid, "error")) == "0\n" and time.monotonic() < end:
                 time.sleep(0.002)
 
-    # What stands in sysfs.
+    # What is in sysfs.
 
     def _requests(self, name: str) -> str:
         return f"{self._directories[name][self._parents[name]]}/fence"
@@ -192,7 +192,7 @@ class Module:
         return 0
 
     def do_look(self) -> Answer:
-        """Every directory of requests that there is, whoever's it should be."""
+        """Every directory of requests, of whatever mount."""
         owners = {
             directory: f"{name} in {kind}"
             for name, directories in self._directories.items()
@@ -454,7 +454,7 @@ WEIGHTS = {
 
 
 class Sequence:
-    """The steps that a seed stands for; which come next depends on how the model stands."""
+    """The steps of a seed; the next ones depend on the model's state."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -594,7 +594,7 @@ def differences(runner: Runner, seed: int, steps: int) -> Iterator[tuple[int, Di
     left = steps
     while left > 0:
         before = runner.taken
-        # The console then tells by what the kernel came to die.
+        # The console then shows what the kernel died of.
         Path("/dev/kmsg").write_text(f"<0>the sequence of seed {seed}\n")
         difference = runner.run(Sequence(seed).steps)
         left -= runner.taken - before

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Faults that are planted to see that they are told of: does what the tests rely on work?
+Faults that are planted to see that they are reported: do the tests' instruments work?
 
 Each instrument runs like a case, and must fail for the reason that it names. Some plant a fault in
 the module itself, by a change of its sources; the host builds those.
@@ -28,7 +28,7 @@ FAULTS = "fence_test_faults"
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be replaced in one of the module's files, where it stands once."""
+    """A replacement in one of the module's files, whose old text occurs once."""
 
     file: str
     old: str
@@ -45,7 +45,7 @@ class Change:
 @dataclass(frozen=True)
 class Instrument:
     function: CaseFunction
-    # What one of the lines says that tell why the case failed.
+    # What one of the lines says that report why the case failed.
     reports: str
     # The option of the kernel's configuration that it needs, if any.
     option: str
@@ -86,7 +86,7 @@ def run_case(name: str) -> CaseFunction:
 
 @contextmanager
 def told(**variables: str) -> Iterator[None]:
-    """Tells the case that is run what people tell it in the environment."""
+    """Sets variables that a case reads from the environment."""
     os.environ |= variables
     try:
         yield
@@ -114,8 +114,8 @@ def lock_inversion(case: Case) -> None:
     mount = case.mount()
     request = mount.started(1)
     request.set_fenced()
-    # The removal of a file is a lock to lockdep only where it has to wait for somebody. That is one
-    # who reads it here, as with a writer both would wait for ever.
+    # To lockdep the removal of a file is a lock only if it has to wait for an active reference. That
+    # is a reader's here: with a writer both would wait for ever.
     reader = Actors(ignoring(partial(request.read, "fenced"), ENOENT, ENODEV))
     watch = Stopwatch()
     while not case.log.complaints() and watch.seconds() < 60:
@@ -173,7 +173,7 @@ LOST_WAKE_UP = Change(
 
 @instrument(r"has not returned within", change=LOST_WAKE_UP)
 def lost_wake_up(case: Case) -> None:
-    """Nobody is woken when a request is fenced."""
+    """No waiter is woken when a request is fenced."""
     run_case("wait-returns-once-every-request-is-fenced")(case)
 
 
@@ -208,7 +208,7 @@ def freed_while_active(case: Case) -> None:
 
 @instrument(r"ODEBUG: free active", option="CONFIG_DEBUG_KOBJECT_RELEASE")
 def freed_with_the_last_reference(case: Case) -> None:
-    """A kobject is freed by who gave up its last reference, and has not been released yet."""
+    """A kobject is freed together with its last reference, before its release."""
     plant("free_a_kobject")
 
 
@@ -243,13 +243,13 @@ def model_difference(case: Case) -> None:
 # The planted module is there until torture loads the modules anew, which it does after 20 s.
 @instrument(r"was left asleep", change=LOST_WAKE_UP)
 def left_asleep(case: Case) -> None:
-    """Nobody is woken when a request is fenced, while everything happens at once."""
+    """No waiter is woken when a request is fenced, while everything happens at once."""
     with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
         run_case("torture")(case)
 
 
 @instrument(
-    r"wait_fenced returned 0|nobody fenced it|not by both",
+    r"wait_fenced returned 0|no agent fenced it|not by both",
     change=Change(
         "src/table.rs",
         "        self.fail(&entry, Failure::TimedOut);\n        Some(entry)\n",
@@ -257,7 +257,7 @@ def left_asleep(case: Case) -> None:
     ),
 )
 def told_as_fenced(case: Case) -> None:
-    """A request that nobody answers in time counts as fenced."""
+    """A request that times out counts as fenced."""
     with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
         run_case("torture")(case)
 
@@ -273,7 +273,7 @@ def told_as_fenced(case: Case) -> None:
     ),
 )
 def overlooked_error(case: Case) -> None:
-    """A file that there is no memory for is left out, and nobody is told."""
+    """A file that there is no memory for is left out, without an error."""
     try_all(case, "", START)
 
 
@@ -292,7 +292,7 @@ def growing_slabs(case: Case) -> None:
 
 @instrument(r"leaks, the first", option="CONFIG_DEBUG_KMEMLEAK", change=FORGOTTEN_DIRECTORY)
 def leak_without_memory(case: Case) -> None:
-    """The same, for who looks at memory that nobody points at."""
+    """The same, found as memory without a pointer to it."""
     kernel.KMEMLEAK.write_text("clear\n")
     try_all(case, "", START)
     run_case("nothing-is-leaked")(case)

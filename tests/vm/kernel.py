@@ -29,7 +29,7 @@ SLABS = Path("/sys/kernel/slab")
 ALLOCATIONS = Path("/sys/kernel/debug/slab")
 
 # How much longer things may take: a kernel that watches itself is slow.
-# Asked in a way that is no error for those who may not look.
+# A question that unprivileged users may ask.
 PATIENCE = 4 if os.path.exists(KMEMLEAK) or os.path.exists("/sys/kernel/debug/kcsan") else 1
 
 MNT_DETACH = 2
@@ -120,8 +120,8 @@ def hung_after(seconds: int) -> Iterator[None]:
 
 
 def leaks() -> list[str]:
-    """What was allocated and nobody points at any more, with where it was allocated."""
-    # Only what is five seconds old is looked at, and only what two scans find is told of.
+    """Allocations without a pointer to them, with their call traces."""
+    # Only allocations of five seconds ago are scanned, and only those found twice reported.
     time.sleep(5)
     for _ in range(2):
         KMEMLEAK.write_text("scan\n")
@@ -132,14 +132,14 @@ def objects_of_module() -> Counter[str]:
     """
     How many objects there are that the module has allocated, or has had allocated, by where.
 
-    Only the caches are looked at that the kernel was told to watch when it booted.
+    Only in the caches that the kernel traces since it booted.
     """
     counts: Counter[str] = Counter()
     caches = sorted(ALLOCATIONS.iterdir())
     if not caches:
         raise RuntimeError("the kernel was booted without slab_debug=U, and knows of no object")
     for cache in caches:
-        # What was freed and is kept, to find out who uses it still, goes with that.
+        # That also frees the objects in KASAN's quarantine.
         (SLABS / cache.name / "shrink").write_text("1\n")
         for place in (cache / "alloc_traces").read_text().split("\n\n"):
             count, *stack = place.split("\n")
@@ -156,7 +156,7 @@ class LogLine:
     text: str
 
 
-# What the kernel prints when something is wrong with it, whoever is to blame.
+# What the kernel prints when something is wrong with it, whatever the cause.
 _COMPLAINT = re.compile(
     r"WARNING|BUG|Oops|Call Trace|INFO: (task|rcu|possible|trying)|rcu: INFO|blocked for more than"
     r"|general protection|unable to handle|list_(add|del) corruption|refcount_t"

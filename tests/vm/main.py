@@ -76,7 +76,7 @@ def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
 
 
 def run_instrument(name: str) -> tuple[list[str], list[str]]:
-    """Plants a fault; wrong is only that it is not told of."""
+    """Plants a fault; fails only if it is not reported."""
     instrument = instruments.ALL[name]
     try:
         kernel.unload_both()
@@ -89,7 +89,7 @@ def run_instrument(name: str) -> tuple[list[str], list[str]]:
     for report in reports:
         if re.search(instrument.reports, report):
             return [], [*notes, f"reported: {report}"]
-    return [f"planted, and nobody told of it: {instrument.reports}", *reports], notes
+    return [f"planted, and not reported: {instrument.reports}", *reports], notes
 
 
 def check_kernel() -> None:

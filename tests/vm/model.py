@@ -195,7 +195,7 @@ class Model:
         return 0 if self.files.pop(handle, None) else None
 
     def do_look(self) -> Answer:
-        """All that stands in sysfs."""
+        """All that is in sysfs."""
         lines = []
         for name, mount in sorted(self.mounts.items()):
             if mount.parent:
@@ -303,7 +303,7 @@ class Model:
         return self.wait(mount, timeout, "ready", 0)
 
     def wait(self, mount: Mount, timeout: str, failed: Answer, over: Answer) -> Answer:
-        """There is nothing to tell yet: it ends with a request that fails, or with its own time."""
+        """Nothing to return yet: it ends with a request that fails, or with its own timeout."""
         if int(timeout) < LONG_WAIT:
             return over
         if not any(request.times_out() for request in mount.requests.values()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel tells those who listen: uevents, and files that can be polled."""
+"""What the kernel announces: uevents, and files that can be polled."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ SUBSYSTEM = "scoutfs_fence"
 NETLINK_KOBJECT_UEVENT = 15
 SO_RCVBUFFORCE = 33
 
-# How many seconds what happened may take to be told, and how long nothing more must be.
+# The seconds in which an event must be sent, and in which no other may be.
 SOON = 5
 QUIET = 0.03
 
@@ -76,7 +76,7 @@ class Listener:
         self._socket.bind((0, 1))
 
     def events(self, within: float = 0) -> list[Event]:
-        """Those that have come and were not told before; waits so long for the first message."""
+        """Those that have come since the last call; waits so long for the first message."""
         events = []
         while select.select([self._socket], [], [], within)[0]:
             within = 0
@@ -91,7 +91,7 @@ class Listener:
         return events
 
     def next(self, count: int) -> list[Event]:
-        """The next ones, so many, which come soon after what they tell of, and no other."""
+        """The next ones, so many, which come soon after their events, and no other."""
         events: list[Event] = []
         watch = Stopwatch()
         while len(events) < count and watch.seconds() < SOON * kernel.PATIENCE:
@@ -112,7 +112,7 @@ def listening(may_be_lost: bool = False) -> Iterator[Listener]:
 
 
 class Polled:
-    """A file of a request that somebody has read, and polls until there is something new."""
+    """A file of a request that was read, and is polled for changes."""
 
     def __init__(self, request: Request, name: str) -> None:
         self._name = name

@@ -28,7 +28,7 @@ MANY = 200
 LOADING = 30
 # One in so many allocations fails when uevents are sent.
 EVERY = (1, 5, 7, 11, 13)
-# Kobjects live on for up to four seconds where the kernel is built to find out who minds, and their
+# DEBUG_KOBJECT_RELEASE delays the release of kobjects for up to four seconds, and that of their
 # parents for as long after that: a request's directory, fence/ and the mount's.
 SECONDS_TO_FREE = 20
 
@@ -108,7 +108,7 @@ class Trial:
             raise CaseFailed(f"{what}, it is not as it should be: {different}")
 
     def run(self) -> str:
-        """Lets each allocation fail once; tells what came of it."""
+        """Lets each allocation fail once; returns a summary."""
         for number in range(1, MANY):
             what = f"{self._subject.name}, with allocation {number} failing"
             answer, injected = self._attempt(number)
@@ -193,7 +193,7 @@ def trial_of(
 
 
 def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
-    # Somebody who listens, so that uevents are sent.
+    # With a listener, so that uevents are sent.
     with failing(case) as injector, listening():
         for subject in subjects:
             with trial_of(case, mount_options, subject, injector) as trial:
@@ -215,8 +215,8 @@ def left_by(action: Callable[[], None]) -> Counter[str]:
 
 
 def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
-    """Has each allocation fail once more; whatever stays of that is told of."""
-    # Nobody answers requests for as long as it takes to count.
+    """Has each allocation fail once more; fails if objects are left."""
+    # Requests stay unanswered for as long as it takes to count.
     case.set_timeout_ms(3_600_000)
     with failing(case) as injector, ExitStack() as stack:
         # All at once: it takes a while until nothing is left of a mount.

@@ -164,7 +164,7 @@ def next_is_enoent_where_none_is_finished(case: Case) -> None:
 
 @case
 def next_tells_how_a_request_finished(case: Case) -> None:
-    """Next tells rid, reason and error of a request, fenced or failed."""
+    """Next returns rid, reason and error of a request, fenced or failed."""
     mount = case.mount()
     fenced, failed = 0x1122334455667788, 0xFFEEDDCCBBAA9988
     case.expect_error_line(mount, failed)

@@ -256,7 +256,7 @@ def refuses_or_is_stale(request: Request, file: str, text: str) -> None:
 
 @case
 def fenced_on_a_failed_request_is_estale(case: Case) -> None:
-    """Failed wins over fenced: who comes too late with fenced gets ESTALE, and it stays failed."""
+    """Failed wins over fenced: a late write to fenced is ESTALE, and the request stays failed."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     request = mount.started(0xAA)

@@ -48,7 +48,7 @@ def drained_tells_whether_a_listed_request_has_failed(case: Case) -> None:
 
 @case
 def drained_tells_of_a_timeout(case: Case) -> None:
-    """Error is true for a request that nobody served in time."""
+    """Error is true for a request that timed out."""
     mount = case.mount()
     case.set_timeout_ms(100)
     case.expect_timeout_line(mount, 0xAA, 100)
@@ -72,7 +72,7 @@ def drained_never_sleeps(case: Case) -> None:
 
 @case
 def drained_of_an_unknown_superblock_is_false_with_error(case: Case) -> None:
-    """Without setup drained is false with error, so that nobody takes it for reclaimed."""
+    """Without setup drained is false with error: an unknown superblock is never drained."""
     bare, mount = case.mount("nosetup"), case.mount()
     case.expect_not_set_up(4)
     equal(bare.drained(), (False, True), "never set up")
@@ -83,7 +83,7 @@ def drained_of_an_unknown_superblock_is_false_with_error(case: Case) -> None:
 
 @case
 def drained_into_a_null_error_is_false(case: Case) -> None:
-    """Who does not ask for the error is never told that all is reclaimed."""
+    """Without a pointer for the error drained is always false."""
     mount = case.mount()
     equal(mount.returns("drained_null"), 0)
     equal(mount.returns("null drained_null"), 0)

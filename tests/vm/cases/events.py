@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What agents are told without looking: uevents of requests, and polls of their files."""
+"""What agents get without polling sysfs: uevents of requests, and polls of their files."""
 
 import os
 import signal
@@ -77,7 +77,7 @@ def uevents_tell_the_life_of_a_request(case: Case) -> None:
 
 @case
 def uevents_of_a_request_that_is_freed_early(case: Case) -> None:
-    """Remove tells the state in which the request goes: pending, fenced or failed."""
+    """Remove has the state in which the request is removed: pending, fenced or failed."""
     mount = case.mount()
     case.expect_error_line(mount, 3)
     with listening() as listener:
@@ -114,7 +114,7 @@ def uevents_tell_address_and_reason_as_the_files_do(case: Case) -> None:
 
 @case
 def uevents_tell_of_a_timeout(case: Case) -> None:
-    """A request that nobody serves sends one change when it fails, though many fail at once."""
+    """A request that times out sends one change, though many time out at once."""
     mount = case.mount()
     case.set_timeout_ms(1000)
     rids = range(40)
@@ -155,7 +155,7 @@ def uevents_tell_of_stop_destroy_and_unmount(case: Case) -> None:
 
 @case
 def uevents_name_the_place_though_its_parent_has_gone(case: Case) -> None:
-    """A uevent tells where the request was, also when the filesystem's directory went first."""
+    """A uevent has the request's path, also if the filesystem's directory was removed first."""
     mount = case.mount("nosetup")
     equal(mount.setup_under(), 0)
     with listening() as listener:
@@ -206,7 +206,7 @@ def uevents_are_of_requests_alone(case: Case) -> None:
 
 @case
 def add_comes_when_every_file_is_there(case: Case) -> None:
-    """Who looks as soon as a request is added finds all of its files."""
+    """All files of a request are there when its uevent add is sent."""
     mount = case.mount()
     listener = Listener()
     missing, tell = os.pipe()
@@ -309,7 +309,7 @@ def polls_wake_when_a_file_changes(case: Case) -> None:
 
 @case
 def polls_wake_on_a_timeout(case: Case) -> None:
-    """Who sleeps in a poll of error is woken when nobody serves the request."""
+    """A poll of error wakes when the request times out."""
     mount = case.mount()
     case.set_timeout_ms(1000)
     case.expect_timeout_line(mount, 1, 1000)
@@ -322,7 +322,7 @@ def polls_wake_on_a_timeout(case: Case) -> None:
 
 @case
 def polls_do_not_wake_without_a_change(case: Case) -> None:
-    """Repeated and refused writes, further reasons and other requests wake nobody."""
+    """Repeated and refused writes, further reasons and other requests wake no poll."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     with listening() as listener:

@@ -8,6 +8,6 @@ from fence import CaseFailed
 
 @case_with("CONFIG_DEBUG_KMEMLEAK")
 def nothing_is_leaked(case: Case) -> None:
-    """Of what was allocated since the kernel booted, nothing is left that nobody knows of."""
+    """No memory that was allocated since the kernel booted is left without a pointer to it."""
     if leaks := kernel.leaks():
         raise CaseFailed(f"{len(leaks)} leaks, the first of them at {leaks[0]}")

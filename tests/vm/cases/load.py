@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Many requests at once, and many who act at once."""
+"""Many requests at once, and many callers at once."""
 
 import os
 import random
@@ -18,7 +18,7 @@ MANY = 10_000 if kernel.PATIENCE == 1 else 1_000
 
 
 class Actors:
-    """Processes that do one thing over and over until they are told to stop."""
+    """Processes that do one thing over and over until they are stopped."""
 
     def __init__(self, *actions: Callable[[], None]) -> None:
         self._pids = [self._fork(action) for action in actions]
@@ -73,7 +73,7 @@ def ignoring(function: Callable[[], object], *errors: int) -> Callable[[], None]
 def ten_thousand_requests_on_one_mount(case: Case) -> None:
     """Ten thousand requests are all listed, reported in start order, freed, and dropped by stop."""
     mount = case.mount()
-    # How long they take is told, and not judged.
+    # Their times are printed, and not judged.
     case.set_timeout_ms(3600000)
     watch = Stopwatch()
     rids = list(range(MANY))
@@ -107,7 +107,7 @@ def ten_thousand_requests_on_one_mount(case: Case) -> None:
 
 @case
 def free_returns_while_a_file_is_being_written(case: Case) -> None:
-    """Free and stop return while agents write as fast as they can, who then get ENODEV."""
+    """Free and stop return while agents write as fast as they can; writes are ENODEV then."""
     mount = case.mount()
     rounds = 20
     case.expect_error_line(mount, 0xAA, rounds // 2)
@@ -153,7 +153,7 @@ def writers_at_the_same_time_agree(case: Case) -> None:
         answer = waiter.answer()
         request.until_failed()
         actors.stop()
-        true(answer in (0, -EIO), f"the waiter was told {answer}")
+        true(answer in (0, -EIO), f"the waiter got {answer}")
         fails_with(ESTALE, request.set_fenced)
         equal(mount.wait_fenced(0), -EIO)
         equal(mount.next(), Finished(rid, error=True))
@@ -178,7 +178,9 @@ def calls_may_race_with_each_other_and_with_destroy(case: Case) -> None:
 
     def next_ends_well() -> None:
         answer = mount.next()
-        true(isinstance(answer, Finished) or answer in (-ENOENT, -ENODEV), f"next told {answer}")
+        true(
+            isinstance(answer, Finished) or answer in (-ENOENT, -ENODEV), f"next returned {answer}"
+        )
 
     def any_rid() -> int:
         return random.choice(rids)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""In what order requests are told, and what is answered of all of them together."""
+"""The order in which requests are returned, and answers about all of them together."""
 
 import random
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ def next_is_the_oldest_when_requests_finish_in_reverse(case: Case) -> None:
 
 @case
 def next_keeps_its_order_when_a_fenced_request_fails(case: Case) -> None:
-    """A request that fails after it was fenced is told as failed, in its old place."""
+    """A request that fails after it was fenced is returned as failed, in its old place."""
     mount = case.mount()
     for rid in (2, 3):
         case.expect_error_line(mount, rid)
@@ -108,7 +108,7 @@ def requests_of_different_spans_fail_when_each_is_due(case: Case) -> None:
 
 @case
 def a_reason_is_pending_as_long_as_any_request_carries_it(case: Case) -> None:
-    """A reason that several requests carry, first or further, goes with the last of them."""
+    """A reason of several requests, first or further, is pending until the last of them is freed."""
     mount = case.mount()
     for rid in range(4):
         mount.started(rid, reason=CLIENT_RECONNECT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who may do what: root of the host writes, and nobody else does, whatever they call themselves."""
+"""Permissions: only root of the host writes."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def root_in_the_hosts_user_id_is_root(case: Case) -> None:
 
 @case
 def an_open_file_may_be_handed_on(case: Case) -> None:
-    """A user who is given a file that root has opened writes to it, and to that request alone."""
+    """A user with a file that root has opened writes to it, and to that request alone."""
     mount = case.mount()
     with (mount.started(0xAA).path / "fenced").open("wb", buffering=0) as file:
         says_fenced = [*AS_USER, "echo", "1"]
@@ -104,7 +104,7 @@ def writing_takes_no_capability(case: Case) -> None:
 
 @case
 def the_directories_are_roots(case: Case) -> None:
-    """All may enter the directories down to a request's; nobody may make anything in them."""
+    """All users may enter the directories down to a request's; none may create files in them."""
     mount = case.mount()
     request = mount.started(0xAA)
     for path in (kernel.FENCE_SYSFS, mount.directory, mount.directory / "fence", request.path):

@@ -28,7 +28,7 @@ class TakesALateWord(Model):
 
 
 class TellsTheYoungest(Model):
-    """Next tells the finished request that was made last."""
+    """Next returns the finished request that was started last."""
 
     def next(self, mount: Mount) -> Answer:
         requests = dict(reversed(mount.requests.items()))
@@ -60,7 +60,7 @@ class ReadsWhatWasFreed(Model):
 
 
 class NeverTimesOut(Model):
-    """A request that nobody answers stays as it is."""
+    """A request without an answer never times out."""
 
     def do_pass(self) -> Answer:
         self.time_passed = True

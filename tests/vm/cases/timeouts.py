@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Requests that nobody serves.
+Requests that no agent serves.
 
 A guest can be held up for some tenths of a second at any moment. Whatever a case has to do before a
 request times out has about a second for it.
@@ -31,7 +31,7 @@ def timeout_ms_has_bounds(case: Case) -> None:
         case.set_timeout_ms(good)
         equal(kernel.TIMEOUT_MS.read_text(), f"{good}\n")
     bad = ["99", "3600001", "0", "-1", "-200", "abc", "200x", "", "\n", " ", "1e3", "200.5"]
-    # These are 200 to whoever cuts them off at 16, 32 or 64 bits.
+    # These are 200 if they are cut off at 16, 32 or 64 bits.
     bad += [str(2**16 * 2**16 + 200), str(2**64 + 200), str(200 - 2**64), "9" * 400]
     for text in bad:
         if text:

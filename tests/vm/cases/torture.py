@@ -19,7 +19,7 @@ SECONDS = 20
 SECONDS_OF_A_ROUND = 20
 SECONDS_BETWEEN_SIGNS = 10
 ENDS = ("fenced", "failed", "unanswered", "dropped")
-# What somebody is to have done, or else nothing was tortured.
+# What must have been done at all, or else nothing was tortured.
 DONE = (
     *("judgements", "waits", "stops", "destroys", "mounts"),
     *("fenced written", "error written", "bad writes", "reads", "reads of what has gone"),

@@ -20,7 +20,7 @@ def waiter(mount: Mount, milliseconds: int = MINUTE) -> Call:
 
 @case
 def wait_next_returns_at_once_where_a_request_is_finished(case: Case) -> None:
-    """Where next has something to tell wait_next returns what is left, from 1 to the timeout."""
+    """If next returns a request wait_next returns the time left, from 1 to the timeout."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid) for rid in range(4)]
@@ -62,7 +62,7 @@ def wait_next_returns_as_soon_as_a_request_is_finished(case: Case) -> None:
 
 @case
 def wait_next_wakes_every_waiter(case: Case) -> None:
-    """Several can wait on one mount, and each is told; nobody who waits on another is."""
+    """Several can wait on one mount, and each is woken; a waiter on another mount is not."""
     mount, other = case.mount(), case.mount()
     request = mount.started(0xAA)
     other.started(0xAA)
@@ -87,7 +87,7 @@ def wait_next_is_0_when_its_time_is_over(case: Case) -> None:
     mount.started(0xAA)
     watch = Stopwatch()
     sleeper = waiter(mount, 300)
-    # Woken for nothing, it goes on with the time that it has left.
+    # Woken in vain, it waits for the rest of its timeout.
     mount.started(0xBB)
     equal(mount.free(0xBB), 0)
     equal(sleeper.answer(), 0, "one unfinished")
@@ -97,7 +97,7 @@ def wait_next_is_0_when_its_time_is_over(case: Case) -> None:
 
 @case
 def wait_next_of_zero_only_looks(case: Case) -> None:
-    """A timeout of 0 tells how things stand, 1 or 0, and never waits."""
+    """A timeout of 0 returns 1 or 0 at once."""
     mount = case.mount()
     watch = Stopwatch()
     equal(mount.wait_next_jiffies(0), 0, "nothing listed")
@@ -168,7 +168,7 @@ def stop_is_told_to_wait_next_though_a_request_is_finished_again(case: Case) -> 
         mount.stop()
         mount.started(0xAA).set_fenced()
         equal(sleeper.answer(), -ESHUTDOWN)
-        true(mount.wait_next(0) > 0, "who comes later is told of the new request")
+        true(mount.wait_next(0) > 0, "a later caller gets the new request")
         equal(mount.free(0xAA), 0)
 
 

@@ -82,7 +82,7 @@ def wait_is_eio_where_the_failed_request_is_freed_at_once(case: Case) -> None:
             request.set_error()
             equal(mount.free(0xAA), 0)
         equal(waiter.answer(), -EIO)
-        equal(mount.wait_fenced(0), 0, "who comes later does not wait for it")
+        equal(mount.wait_fenced(0), 0, "a later caller does not wait for it")
 
 
 @case
@@ -106,7 +106,7 @@ def wait_times_out_when_its_time_is_over(case: Case) -> None:
     watch.at_least(0.2)
     watch.at_most(5)
     equal(request.read("fenced") + request.read("error"), "0\n0\n")
-    # A waiter that something wakes in vain goes on with the time that it has left.
+    # A waiter that is woken in vain waits for the rest of its timeout.
     watch = Stopwatch()
     waiter = mount.waiter(1000)
     mount.started(0xBB).set_fenced()
@@ -117,7 +117,7 @@ def wait_times_out_when_its_time_is_over(case: Case) -> None:
 
 @case
 def wait_of_zero_only_looks(case: Case) -> None:
-    """A timeout of 0 tells how things stand, and never waits."""
+    """A timeout of 0 returns the state at once."""
     mount = case.mount()
     case.expect_error_line(mount, 0xBB)
     watch = Stopwatch()
@@ -174,7 +174,7 @@ def wait_is_uninterruptible(case: Case) -> None:
 
 @case
 def wait_wakes_every_waiter(case: Case) -> None:
-    """Several can wait on one mount: each is told, and each has its own timeout."""
+    """Several can wait on one mount: each is woken, and each has its own timeout."""
     mount, other = case.mount(), case.mount()
     case.expect_error_line(mount, 0xBB)
     request = mount.started(0xAA)
@@ -198,7 +198,7 @@ def wait_wakes_every_waiter(case: Case) -> None:
 
 @case
 def wait_is_eio_when_a_request_times_out(case: Case) -> None:
-    """A request that nobody serves fails, and waiters are told at once."""
+    """A request that times out fails, and waiters return at once."""
     mount = case.mount()
     case.set_timeout_ms(1000)
     case.expect_timeout_line(mount, 0xAA, 1000)
@@ -234,7 +234,7 @@ def stop_is_told_to_waiters_though_the_rid_starts_again(case: Case) -> None:
             mount.stop()
             mount.started(0xAA).set_fenced()
         equal(waiter.answer(), -ESHUTDOWN)
-        equal(mount.wait_fenced(0), 0, "who comes later waits for the new request")
+        equal(mount.wait_fenced(0), 0, "a later caller waits for the new request")
         equal(mount.free(0xAA), 0)
 
 

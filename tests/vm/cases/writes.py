@@ -181,7 +181,7 @@ def a_page_is_taken_of_what_is_longer(case: Case) -> None:
 def memory_that_cannot_be_read_is_efault(case: Case) -> None:
     """A write from memory that is not there, or ends too early, is EFAULT and changes nothing."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # A page that ends with "1", and behind it one that nobody may read.
+    # A page that ends with "1", and behind it one that cannot be read.
     area = mmap.mmap(-1, 2 * PAGE)
     area[PAGE - 1] = ord("1")
     begin = ctypes.addressof(ctypes.c_char.from_buffer(area))

@@ -17,7 +17,7 @@ SECONDS = 1800
 def boot(
     kernel: str, module: Path, log: Path, options: tuple[str, ...], program: str, *arguments: str
 ) -> subprocess.Popen[str]:
-    """Boots it to run a program of this folder, which is told the module's name."""
+    """Boots it to run a program of this folder, with the module's name as argument."""
     additions = {
         BENCH / "guest.py": "/bench/guest.py",
         BENCH / "profile_guest.py": "/bench/profile_guest.py",
