@@ -114,8 +114,8 @@ def lock_inversion(case: Case) -> None:
     mount = case.mount()
     request = mount.started(1)
     request.set_fenced()
-    # To lockdep the removal of a file is a lock only if it has to wait for an active reference. That
-    # is a reader's here: with a writer both would wait for ever.
+    # To lockdep the removal of a file is a lock only if it waits for an active reference. That is a
+    # reader's here: with a writer both would wait for ever.
     reader = Actors(ignoring(partial(request.read, "fenced"), ENOENT, ENODEV))
     watch = Stopwatch()
     while not case.log.complaints() and watch.seconds() < 60:

@@ -148,8 +148,8 @@ class Trial:
 
 NOT_SET_UP = "nosetup"
 ON_A_NEW_SUPERBLOCK = [
-    Subject("setup", "setup", (), ("destroy",), errors=18),
-    Subject("setup_under", "setup_under own", (), ("destroy",), errors=12),
+    Subject("setup", "setup", (), ("destroy",), errors=17),
+    Subject("setup_under", "setup_under own", (), ("destroy",), errors=11),
 ]
 ON_A_MOUNT = [
     Subject("start", REQUEST, (), ("free aa",), errors=22),

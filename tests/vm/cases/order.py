@@ -108,7 +108,7 @@ def requests_of_different_spans_fail_when_each_is_due(case: Case) -> None:
 
 @case
 def a_reason_is_pending_as_long_as_any_request_carries_it(case: Case) -> None:
-    """A reason of several requests, first or further, is pending until the last of them is freed."""
+    """A reason of several requests is pending until the last of them is freed."""
     mount = case.mount()
     for rid in range(4):
         mount.started(rid, reason=CLIENT_RECONNECT)
