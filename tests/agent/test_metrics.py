@@ -62,6 +62,7 @@ def test_it_counts_requests_by_their_reason() -> None:
         (events.REQUEST_BEGUN, "quorum_block_leader", {}),
         (events.REQUEST_FENCED, "quorum_block_leader", {"duration": "1.250"}),
         (events.REQUEST_FENCED, "client_recovery", {"duration": "0.500"}),
+        (events.REQUEST_DROPPED, "unknown", {"how": "the request is gone"}),
         (events.REQUEST_FAILED, 'a "new\\one"\n', {"duration": "20"}),
     ):
         it.add(Event(kind, {"reason": reason, **more}))
@@ -70,6 +71,7 @@ def test_it_counts_requests_by_their_reason() -> None:
     assert samples['scoutfs_fenced_requests_fenced_total{reason="client_recovery"}'] == 1
     assert samples['scoutfs_fenced_requests_failed_total{reason="client_recovery"}'] == 0
     assert samples[r'scoutfs_fenced_requests_failed_total{reason="a \"new\\one\"\n"}'] == 1
+    assert samples['scoutfs_fenced_requests_dropped_total{reason="unknown"}'] == 1
     assert samples["scoutfs_fenced_fencing_seconds_count"] == 2
     assert samples["scoutfs_fenced_fencing_seconds_sum"] == 1.75
     assert samples["scoutfs_fenced_requests_pending"] == 2

@@ -30,6 +30,7 @@ COUNTED = {
     events.REQUEST_BEGUN: ("requests", "Fence requests that were found."),
     events.REQUEST_FENCED: ("requests_fenced", "Fence requests that were answered with fenced."),
     events.REQUEST_FAILED: ("requests_failed", "Fence requests that were answered with error."),
+    events.REQUEST_DROPPED: ("requests_dropped", "Fence requests that needed no answer any more."),
 }
 
 Sample = tuple[str, dict[str, str], float]
