@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the manual pages and other documents say is there, and what is there they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scoutfs_fenced import configuration, events, log
+
+TOP = Path(__file__).resolve().parents[2]
+AGENT = TOP / "scripts" / "agent"
+README = (TOP / "README.md").read_text()
+WALK = (TOP / "docs" / "three-nodes.md").read_text()
+
+
+def manual(name: str) -> str:
+    """A manual page, without its macros."""
+    text = (AGENT / "man" / name).read_text()
+    text = re.sub(r"\bFl -?", "--", text)
+    return re.sub(r"^\.(?:[A-Z][a-z] ?)?", "", text, flags=re.MULTILINE)
+
+
+AGENT_PAGE, CONFIGURATION_PAGE = manual("scoutfs-fenced.8"), manual("scoutfs-fenced.conf.5")
+
+
+def test_every_variable_of_the_configuration_is_described() -> None:
+    for name in (*configuration.VARIABLES, "SCOUTFS_FENCED_RUN_ARGS"):
+        assert name in CONFIGURATION_PAGE
+        assert f"| `{name}` |" in README
+    known = {*configuration.VARIABLES, "SCOUTFS_FENCED_RUN_ARGS", configuration.PATH_VARIABLE}
+    given = r"SCOUTFS_FENCED_(?!REQ_|EVENT)[A-Z_]+"
+    for text in (AGENT_PAGE, CONFIGURATION_PAGE, README, WALK):
+        assert set(re.findall(given, text)) <= known
+
+
+def test_every_command_and_option_is_described() -> None:
+    def options(*command: str) -> set[str]:
+        said = subprocess.run(
+            [sys.executable, "-B", AGENT / "scoutfs-fenced", *command, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        return set(re.findall(r"--[a-z][a-z-]*", said)) - {"--help", "--sysfs"}
+
+    said = subprocess.run(
+        [sys.executable, "-B", AGENT / "scoutfs-fenced", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    commands = re.findall(r"^    (\w+)", said.partition("  COMMAND\n")[2], re.MULTILINE)
+    assert {"status", "check", "ack"} <= set(commands)
+    for command in commands:
+        assert re.search(rf"^It Cm {command}|^It {command}|^{command}\b", AGENT_PAGE, re.MULTILINE)
+        assert f"scoutfs-fenced {command}" in README
+    for option in options().union(*map(options, commands)):
+        assert option in AGENT_PAGE
+
+
+def test_every_kind_of_event_and_result_is_described() -> None:
+    kinds = {value for name, value in vars(events).items() if name.isupper()}
+    for kind in kinds:
+        assert kind in CONFIGURATION_PAGE
+        assert kind in AGENT_PAGE
+    for result in ("fenced", "failed"):
+        assert log.MESSAGE_IDS[result] in AGENT_PAGE
+
+
+@pytest.mark.parametrize("text", [README, WALK], ids=["README", "three-nodes"])
+def test_the_paths_that_documents_link_to_exist(text: str) -> None:
+    for path in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert (TOP / path).exists() or (TOP / "docs" / path).exists(), path
+
+
+def test_installing_as_documented_installs_what_is_documented(tmp_path: Path) -> None:
+    subprocess.run(["make", "-s", "-C", TOP, "install-agent", f"DESTDIR={tmp_path}"], check=True)
+    for path in ("/usr/local/sbin", "/usr/local/lib/systemd/system"):
+        assert f"`{path}`" in WALK
+        assert list(Path(f"{tmp_path}{path}").iterdir())
