@@ -30,6 +30,8 @@ async def serve_control(path: str, scheduler: Scheduler) -> asyncio.AbstractServ
             writer.write(json.dumps(await _carry_out(line, scheduler)).encode() + b"\n")
             await writer.drain()
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     with suppress(FileNotFoundError):
         os.unlink(path)

@@ -27,6 +27,7 @@ import asyncio
 import json
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 from scoutfs_fenced.scheduler import ServedRequest
@@ -37,13 +38,13 @@ async def serve_status(path: str, server: Server) -> asyncio.AbstractServer:
     """Begins to answer connections; only root may connect."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        # The client may not wait for the answer.
+        with suppress(OSError):
             writer.write(json.dumps(snapshot(server)).encode())
             await writer.drain()
-            writer.close()
-        except ConnectionError:
-            # The client did not wait for the answer.
-            writer.close()
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     before = os.umask(0o177)
     try:
