@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # make                build scoutfs_fence.ko for the running kernel, or for the one at KDIR=...
-# make KERNEL=stock   build it with the lab, for one of the lab's kernels
+# make KERNEL=stable   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel,
 #                     GUESTS=4 in four virtual machines at a time, WITHOUT=beginning of names
@@ -36,7 +36,7 @@ export PREFIX ?= /usr/local
 export DESTDIR
 
 lab := scripts/lab/lab
-lab_kernel := $(or $(KERNEL),stock)
+lab_kernel := $(or $(KERNEL),stable)
 ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
@@ -46,15 +46,7 @@ endif
 
 ifeq ($(KERNEL),)
 module:
-	@if ! test -e $(KDIR)/Makefile; then \
-		echo "There is no kernel build folder at $(KDIR): install the kernel's headers, name another with KDIR=..., or build for a kernel of the lab: make KERNEL=stock" >&2; \
-		exit 1; \
-	fi
-	@if ! test -e $(KDIR)/rust/libkernel.rmeta; then \
-		echo "The kernel at $(KDIR) was built without Rust, or its headers leave Rust out: take one with CONFIG_RUST=y and its metadata in rust/, or build for a kernel of the lab: make KERNEL=stock" >&2; \
-		exit 1; \
-	fi
-	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+	tree=$$(KDIR='$(KDIR)' scripts/rust-build-tree) && $(MAKE) -C "$$tree" M='$(CURDIR)' modules
 else
 module: lab-module
 endif
@@ -116,12 +108,12 @@ torture: lab-module
 		tests/run --kernel $(lab_kernel) --case torture
 
 lint:
-	$(lab) setup stock
-	$(lab) run scripts/lint --kernel stock
+	$(lab) setup stable
+	$(lab) run scripts/lint --kernel stable
 
 fmt:
-	$(lab) setup stock
-	$(lab) run scripts/lint --kernel stock --format
+	$(lab) setup stable
+	$(lab) run scripts/lint --kernel stable --format
 
 install: install-module install-agent
 

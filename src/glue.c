@@ -185,3 +185,35 @@ void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result
 {
 	trace_scoutfs_fence_wait_end(mount, next, result);
 }
+
+#ifdef RUST_INSIDE
+
+/* Of the kernel crate: writes formatted text, as for `%pA`, and returns its end. */
+char *rust_fmt_argument(char *buf, char *end, void *ptr);
+
+/* Calls of _printk() by the kernel crate, of which a panic's is one, come here. */
+int __wrap__printk(const char *fmt, ...);
+
+/*
+ * A kernel without Rust prints `(%pA?)`, so the text is made here.  Formats of
+ * the kernel crate are a level of two characters, perhaps `%s: ` for the
+ * module's name, and `%pA`.
+ */
+int __wrap__printk(const char *fmt, ...)
+{
+	char text[256], *last = text + sizeof(text) - 1, *end;
+	const char *module = NULL;
+	va_list args;
+
+	va_start(args, fmt);
+	if (strstarts(fmt + 2, "%s"))
+		module = va_arg(args, const char *);
+	/* What did not fit counts as well. */
+	end = rust_fmt_argument(text, last, va_arg(args, void *));
+	va_end(args);
+	*min(end, last) = '\0';
+
+	return _printk("%.2s%s%s%s", fmt, module ?: "", module ? ": " : "", text);
+}
+
+#endif

@@ -21,13 +21,13 @@ apt() {
 	apt-get -o APT::Sandbox::User=root -qq "$@"
 }
 
-# Prints `NAME VERSION` of all Linux packages that installing the given ones from a suite would
-# bring: how Debian cuts the kernel into packages changes from time to time.
+# Prints `NAME VERSION` of all Linux packages that installing the given ones would bring, from the
+# suite if one is named: how Debian cuts the kernel into packages changes from time to time.
 linux_packages() {
 	local suite=$1
 	shift
 
-	apt -s install --no-install-recommends -t "$suite" "$@" |
+	apt -s install --no-install-recommends ${suite:+-t "$suite"} "$@" |
 		sed -nE 's/^Inst (linux-[^ ]*) (\[[^]]*\] )?\(([^ ]*) .*/\1 \3/p'
 }
 

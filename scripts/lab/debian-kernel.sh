@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# One of Debian's kernels, unmodified, and a tree to build modules against:
+#
+#     make_debian_kernel FOLDER SUITE FLAVOUR
+#
+# An empty SUITE takes the newest of Debian 13 and its security updates.
+#
+# Debian ships no Rust metadata in its headers, and its default kernel has no Rust at all:
+# scripts/rust-build-tree makes what is missing.
+
+# Modules of the kernel that guests need: a disk and a network.
+guest_modules=(virtio_blk virtio_net net_failover failover)
+
+# The packages that hold image, headers and source, as lines `NAME VERSION`.
+choose_packages() {
+	local suite=$1 flavour=$2
+	linux_packages "$suite" "linux-image-$flavour" "linux-headers-$flavour" linux-source |
+		grep -E "^linux-((image|binary|modules|headers)-[0-9].*-$flavour|headers-[0-9].*-common|kbuild-.*|source-[0-9.]*) "
+}
+
+# Point releases reach the archive piece by piece.
+check_versions() {
+	local versions
+	versions=$(cut -d' ' -f2 <<<"$1" | sort -u | paste -sd' ')
+	[[ $versions != *' '* ]] ||
+		die "Debian offers image, headers and source of different versions ($versions), which do not work together; try again in a few hours."
+}
+
+release_of() {
+	local release
+	release=$(sed -nE "s/^linux-headers-([0-9][^ ]*-$1) .*/\1/p" <<<"$2")
+	[[ $release != *[[:space:]]* ]] || die "Debian offers several kernels at once: $release"
+	echo "$release"
+}
+
+# Where the image is depends on how Debian cut the packages.
+take_image() {
+	local folder=$1 packages=$2 release=$3 image
+	for image in "$packages/usr/lib/modules/$release/vmlinuz" "$packages/boot/vmlinuz-$release"; do
+		if [[ -e $image ]]; then
+			cp "$image" "$folder/vmlinuz"
+			return
+		fi
+	done
+	die "Debian's packages of the kernel $release hold its image in a place that $lab/debian-kernel.sh does not know."
+}
+
+# Guests have insmod only, which takes no compressed module of every kernel.
+take_modules() {
+	local folder=$1 packages=$2 name file
+	mkdir "$folder/modules"
+	for name in "${guest_modules[@]}"; do
+		for file in $(find "$packages" -name "$name.ko*"); do
+			case $file in
+			*.xz) xz -dc "$file" >"$folder/modules/$name.ko" ;;
+			*) cp "$file" "$folder/modules/" ;;
+			esac
+		done
+	done
+}
+
+make_debian_kernel() {
+	local folder=$1 suite=$2 flavour=$3
+	local packages=$1/packages chosen release tree
+
+	mkdir "$folder"
+	say "asking Debian for its kernel"
+	apt update
+	chosen=$(choose_packages "$suite" "$flavour") ||
+		die "Debian offers no whole kernel at the moment; try again in a few hours."
+	check_versions "$chosen"
+	release=$(release_of "$flavour" "$chosen")
+	say "fetching Linux $release"
+	unpack_packages "$packages" <<<"$chosen"
+	take_image "$folder" "$packages" "$release"
+	take_modules "$folder" "$packages"
+	say "making the build tree of Linux $release"
+	tree=$(KDIR=$packages/usr/src/linux-headers-$release \
+		LINUX_SOURCE=$(compgen -G "$packages/usr/src/linux-source-*.tar.xz") \
+		RUST_TREES=$folder "$lab/../rust-build-tree" "$release") ||
+		die "$(tail -n 1 "$folder/$release.log")"
+	mv "$(dirname "$tree")"/{build,source} "$folder/"
+	printf 'include %s/source/Makefile\n' "$folder" >"$folder/build/Makefile"
+	rmdir "$(dirname "$tree")"
+	echo "$release" >"$folder/release"
+	rm -r "$packages"
+}
