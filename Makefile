@@ -108,12 +108,12 @@ torture: lab-module
 		tests/run --kernel $(lab_kernel) --case torture
 
 lint:
-	$(lab) setup stable
-	$(lab) run scripts/lint --kernel stable
+	$(lab) setup backports
+	$(lab) run scripts/lint --kernel backports
 
 fmt:
-	$(lab) setup stable
-	$(lab) run scripts/lint --kernel stable --format
+	$(lab) setup backports
+	$(lab) run scripts/lint --kernel backports --format
 
 install: install-module install-agent
 

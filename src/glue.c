@@ -188,16 +188,10 @@ void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result
 
 #ifdef RUST_INSIDE
 
-/* Of the kernel crate: writes formatted text, as for `%pA`, and returns its end. */
-char *rust_fmt_argument(char *buf, char *end, void *ptr);
-
-/* Calls of _printk() by the kernel crate, of which a panic's is one, come here. */
-int __wrap__printk(const char *fmt, ...);
-
 /*
- * A kernel without Rust prints `(%pA?)`, so the text is made here.  Formats of
- * the kernel crate are a level of two characters, perhaps `%s: ` for the
- * module's name, and `%pA`.
+ * The kernel crate's calls of _printk(), a panic's among them, come here: a
+ * kernel without Rust prints `(%pA?)` for their `%pA`.  Their formats are a level
+ * of two characters, `%s: ` for the module's name or nothing, and `%pA`.
  */
 int __wrap__printk(const char *fmt, ...)
 {

@@ -51,4 +51,13 @@ void scoutfs_fence_glue_trace_dropped(const char *mount, u64 rid);
 void scoutfs_fence_glue_trace_wait_begin(const char *mount, bool next, unsigned long timeout);
 void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result);
 
+#ifdef RUST_INSIDE
+
+/* Of the kernel crate: writes a `%pA` between @buf and @end, and returns where it ends. */
+char *rust_fmt_argument(char *buf, char *end, void *ptr);
+
+int __wrap__printk(const char *fmt, ...);
+
+#endif
+
 #endif

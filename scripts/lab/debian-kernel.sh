@@ -47,18 +47,15 @@ take_image() {
 	die "Debian's packages of the kernel $release hold its image in a place that $lab/debian-kernel.sh does not know."
 }
 
-# Guests have insmod only, which takes no compressed module of every kernel.
+# Guests have insmod only, which takes no compressed module.
 take_modules() {
-	local folder=$1 packages=$2 name file
+	local folder=$1 packages=$2 release=$3 name
 	mkdir "$folder/modules"
 	for name in "${guest_modules[@]}"; do
-		for file in $(find "$packages" -name "$name.ko*"); do
-			case $file in
-			*.xz) xz -dc "$file" >"$folder/modules/$name.ko" ;;
-			*) cp "$file" "$folder/modules/" ;;
-			esac
-		done
+		find "$packages" -path "*/modules/$release/*" -name "$name.ko*" \
+			-exec cp -t "$folder/modules" {} +
 	done
+	find "$folder/modules" -name "*.xz" -exec xz -d {} +
 }
 
 make_debian_kernel() {
@@ -75,7 +72,7 @@ make_debian_kernel() {
 	say "fetching Linux $release"
 	unpack_packages "$packages" <<<"$chosen"
 	take_image "$folder" "$packages" "$release"
-	take_modules "$folder" "$packages"
+	take_modules "$folder" "$packages" "$release"
 	say "making the build tree of Linux $release"
 	tree=$(KDIR=$packages/usr/src/linux-headers-$release \
 		LINUX_SOURCE=$(compgen -G "$packages/usr/src/linux-source-*.tar.xz") \
