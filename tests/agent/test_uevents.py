@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import socket
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scoutfs_fenced import scheduler
 from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.levels import Proof
 from scoutfs_fenced.request import Request, RequestFiles
 from scoutfs_fenced.server import Server
 from scoutfs_fenced.slots import Place, Slots
@@ -109,9 +112,9 @@ def serve(world: World, script: str, act: Callable[[Server], Awaitable[None]]) -
         settings = Configuration("", delay=600, command=command, environment=dict(os.environ))
         server = Server(settings, str(world.sysfs))
         await act(server)
-        scheduler = server.scheduler
-        await until(lambda: all(each.state == "done" for each in scheduler.requests.values()))
-        await until(lambda: not scheduler.running())
+        served = server.scheduler.requests
+        await until(lambda: all(each.state == "done" for each in served.values()))
+        await until(lambda: not server.scheduler.running())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STATE_DIRECTORY", str(world.state))
@@ -314,6 +317,29 @@ def test_a_record_is_not_lost_with_files_that_cannot_be_opened(
     serve(world, "echo x >>record", act)
     assert result(directory) == "fenced"
     assert world.recorded() == []
+
+
+@pytest.mark.parametrize("proves", [True, False])
+def test_an_attempt_that_does_not_end_is_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch, proves: bool
+) -> None:
+    """As if the power could not be switched on again: other requests for the host do not wait."""
+    directory = world.request()
+
+    async def hang(*_: object, proven: Callable[[Proof], None], **_more: object) -> None:
+        if proves:
+            proven(Proof(time.monotonic(), "somehow"))
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(scheduler, "run_attempt", hang)
+    monkeypatch.setattr(scheduler, "SECONDS_OVER", 0.2)
+
+    async def act(server: Server) -> None:
+        server.scheduler.settings = dataclasses.replace(server.settings, limit=0.2, retries=0)
+        told(server, message("add"))
+
+    serve(world, "exit 0", act)
+    assert result(directory) == ("fenced" if proves else "error")
 
 
 def test_slots_go_to_the_most_urgent() -> None:

@@ -59,6 +59,9 @@ from scoutfs_fenced.words import Word, read_words, stamp
 # How long commands that were told to end may take to do so, when the agent stops.
 SECONDS_TO_END = 10.0
 
+# An attempt knows when to end. One that does not is ended this many seconds after.
+SECONDS_OVER = 5.0
+
 # What was found out so few seconds ago is known still.
 FRESH = 0.2
 
@@ -557,8 +560,8 @@ class Scheduler:
         def proven(proof: Proof) -> None:
             self._proven(fencing, attempt, proof)
 
-        try:
-            await run_attempt(
+        task = asyncio.ensure_future(
+            run_attempt(
                 settings,
                 attempt,
                 due=min(each.answer_by for each in covered),
@@ -567,6 +570,9 @@ class Scheduler:
                 step=step,
                 say=first.log,
             )
+        )
+        try:
+            await _within(task, end - time.monotonic() + SECONDS_OVER)
         except AttemptError as error:
             self._not_proven(covered, attempt, str(error))
         finally:
@@ -724,6 +730,23 @@ class _AnsweredError(Exception):
 
 class _CannotOpenError(Exception):
     """Why a request's files, which are there, cannot be opened."""
+
+
+async def _within(task: asyncio.Task[None], seconds: float) -> None:
+    """Waits for an attempt, and cancels it if it does not end by itself; raises what it raises.
+
+    It is cancelled once, whatever happens to the caller, and ends before this returns: commands
+    that are cancelled again lose their second of grace.
+    """
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if task.cancelled():
+        raise AttemptError("it did not end in its time")
+    task.result()
 
 
 def _spelling(address: str) -> str:
