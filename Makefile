@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# make                build scoutfs_fence.ko for the running kernel, or for the one at KDIR=...
+# make                build scoutfs_fence.ko for the running kernel, or for that of the headers at KDIR=...
 # make KERNEL=stable   build it with the lab, for one of the lab's kernels
 # make demo           watch fence requests being served, in a virtual machine
 # make test           run every test; CASE=name for one, KERNEL=all on every supported kernel,
@@ -20,7 +20,10 @@
 # Everything but the first, install, dist and clean sets up what is missing, in a cache folder outside
 # this tree; see scripts/lab/.
 
-KDIR ?= /lib/modules/$(shell uname -r)/build
+# The kernel's headers; scripts/rust-build-tree tells what they default to.
+export KDIR
+export LINUX_SOURCE
+export RUST_TREES
 KERNEL ?=
 CASE ?=
 FENCE_KO ?=
@@ -46,7 +49,7 @@ endif
 
 ifeq ($(KERNEL),)
 module:
-	tree=$$(KDIR='$(KDIR)' scripts/rust-build-tree) && $(MAKE) -C "$$tree" M='$(CURDIR)' modules
+	+scripts/module build
 else
 module: lab-module
 endif
@@ -117,8 +120,8 @@ fmt:
 
 install: install-module install-agent
 
-install-module: module
-	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+install-module:
+	+scripts/module install
 
 # The agent needs no module to be built: it serves scoutfs's own fencing as well.
 install-agent:

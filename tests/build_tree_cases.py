@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Cases about scripts/rust-build-tree and scripts/module, on headers and sources that are made up.
+
+A made-up source's makefile stands in for the kernel's own build, so that most of them take no time.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from host_cases import TOP, CaseFailed, case
+
+SCRIPT = TOP / "scripts/rust-build-tree"
+RELEASE = "6.12.5-made-up"
+
+# What the kernel's own build would do, as far as the script sees it.
+MAKEFILE = """VERSION = 6
+PATCHLEVEL = 12
+SUBLEVEL = {sublevel}
+
+olddefconfig prepare modules_prepare:
+\t@mkdir -p $(O)/rust $(O)/tools
+\t{recipe}
+"""
+
+
+class Kernel:
+    """Headers of a kernel and a source for them, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.headers = folder / "headers"
+        self.source = folder / "source"
+        self.trees = folder / "trees"
+        release = self.headers / "include/config/kernel.release"
+        release.parent.mkdir(parents=True)
+        release.write_text(f"{RELEASE}\n")
+        (self.headers / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 5\n")
+        (self.headers / "Module.symvers").touch()
+        self.configure("MODULES=y")
+        for name in ("arch/x86", "include", "rust", "scripts", "tools", "drivers/net"):
+            (self.source / name).mkdir(parents=True)
+        self.make_does("@true")
+
+    def configure(self, *options: str) -> None:
+        """Sets the kernel's options, besides its compiler."""
+        compiler = 'CC_VERSION_TEXT="gcc (made up) 14.2.0"'
+        lines = [f"CONFIG_{option}\n" for option in (compiler, *options)]
+        (self.headers / ".config").write_text("".join(lines))
+
+    def make_does(self, recipe: str, sublevel: int = 5) -> None:
+        """Has the kernel's build do something."""
+        text = MAKEFILE.format(recipe=recipe, sublevel=sublevel)
+        (self.source / "Makefile").write_text(text)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What the script is told; an empty value takes a variable away."""
+        plain = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+        told = {"KDIR": str(self.headers), "LINUX_SOURCE": str(self.source)}
+        told |= {"RUST_TREES": str(self.trees), **more}
+        return {name: value for name, value in (plain | told).items() if value}
+
+    def run(self, **more: str) -> "subprocess.CompletedProcess[str]":
+        """Runs the script to its end."""
+        return subprocess.run(
+            [SCRIPT], capture_output=True, text=True, check=False, env=self.environment(**more)
+        )
+
+    def made(self, **more: str) -> Path:
+        """The folder that the script prints."""
+        result = self.run(**more)
+        if result.returncode:
+            raise CaseFailed(f"no tree was made: {result.stderr}")
+        return Path(result.stdout.strip())
+
+    def refused(self, *words: str, **more: str) -> None:
+        """Checks that the script says these words in its last sentence, and leaves nothing."""
+        result = self.run(**more)
+        sentence = (result.stderr.strip().splitlines() or [""])[-1]
+        if result.returncode == 0 or result.stdout:
+            raise CaseFailed(f"it printed {result.stdout!r} with status {result.returncode}")
+        if lacking := [word for word in words if word not in sentence]:
+            raise CaseFailed(f"nothing of {lacking} in: {result.stderr}")
+        self.check_nothing_is_left()
+
+    def check_nothing_is_left(self) -> None:
+        """Checks that there is no tree, whole or not."""
+        left = [path for path in self.trees.glob("*") if path.is_dir()]
+        if left:
+            raise CaseFailed(f"still there: {left}")
+
+
+@contextmanager
+def kernel() -> Iterator[Kernel]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Kernel(Path(folder))
+
+
+def path_without(folder: Path, *commands: str) -> str:
+    """A search path for commands on which these are missing."""
+    for directory in reversed(os.environ["PATH"].split(":")):
+        for command in Path(directory).glob("*") if directory else []:
+            (folder / command.name).unlink(missing_ok=True)
+            (folder / command.name).symlink_to(command)
+    for name in commands:
+        (folder / name).unlink()
+    return str(folder)
+
+
+@case
+def a_build_tree_needs_the_kernels_headers(kdir: Path) -> None:
+    """Without headers, without their symbols: a sentence names the package."""
+    with kernel() as it:
+        it.refused("no headers", "apt-get install linux-headers-", KDIR="/nonexistent")
+        (it.headers / "Module.symvers").unlink()
+        it.refused("Module.symvers", RELEASE)
+
+
+@case
+def a_build_tree_needs_packages_and_names_them(kdir: Path) -> None:
+    """Missing compilers and tools are named all at once, by their packages."""
+    with kernel() as it, tempfile.TemporaryDirectory() as folder:
+        path = path_without(Path(folder), "rustc", "bindgen")
+        it.refused("apt-get install bindgen rustc", PATH=path)
+        # The version of what is there says nothing of rustc's library.
+        (Path(folder) / "rustc").write_text(f"#!/bin/sh\necho {folder}\n")
+        (Path(folder) / "rustc").chmod(0o755)
+        shutil.copy(shutil.which("true") or "", Path(folder) / "bindgen")
+        for name in ("bc", "flex"):
+            (Path(folder) / name).unlink()
+        it.refused("apt-get install bc flex rust-src", PATH=path)
+
+
+@case
+def a_build_tree_needs_the_kernels_own_source(kdir: Path) -> None:
+    """A source that is missing or of another version: a sentence says which is wanted."""
+    with kernel() as it:
+        it.refused("/no/such", "LINUX_SOURCE", LINUX_SOURCE="/no/such")
+        it.make_does("@true", sublevel=4)
+        it.refused("6.12.4", "6.12.5")
+        (it.headers / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 99\nSUBLEVEL = 1\n")
+        it.refused("6.99.1", "apt-get install linux-source-6.99", "LINUX_SOURCE", LINUX_SOURCE="")
+
+
+@case
+def a_kernel_that_cannot_take_the_module_is_refused(kdir: Path) -> None:
+    """No modules, structures in random order, Rust of another compiler: a sentence says so."""
+    with kernel() as it:
+        it.configure()
+        it.refused("CONFIG_MODULES")
+        for option in ("RANDSTRUCT", "GCC_PLUGIN_RANDSTRUCT"):
+            it.configure("MODULES=y", f"{option}=y")
+            it.refused("RANDSTRUCT")
+        it.configure("MODULES=y", "RUST=y", 'RUSTC_VERSION_TEXT="rustc 1.60.0 (made up)"')
+        it.refused("rustc 1.60.0 (made up)", "install that compiler")
+
+
+@case
+def headers_with_the_metadata_of_rust_are_the_tree(kdir: Path) -> None:
+    """Headers that bring Rust's metadata are used as they are, and no source is looked for."""
+    with kernel() as it:
+        (it.headers / "rust").mkdir()
+        (it.headers / "rust/libkernel.rmeta").touch()
+        if it.made(LINUX_SOURCE="/no/such") != it.headers:
+            raise CaseFailed("the tree is another folder")
+        it.check_nothing_is_left()
+
+
+@case
+def a_build_tree_is_made_once(kdir: Path) -> None:
+    """A tree is kept until something changes that it is made from; archives are sources too."""
+    with kernel() as it:
+        tree = it.made()
+        (tree / "kept").touch()
+        if it.made() != tree or not (tree / "kept").exists():
+            raise CaseFailed("the tree was made again")
+        if (tree.parent / "source/drivers").exists():
+            raise CaseFailed("what no module needs is still there")
+        it.configure("MODULES=y", "SMP=y")
+        other = it.made()
+        if other == tree:
+            raise CaseFailed("other options have the same tree")
+        archive = it.folder / "linux.tar.xz"
+        subprocess.run(["tar", "-cJf", archive, "-C", it.folder, "source"], check=True)
+        if it.made(LINUX_SOURCE=str(archive)) in (tree, other):
+            raise CaseFailed("another source has the same tree")
+        cache = it.folder / "cache"
+        kept = it.made(RUST_TREES="", XDG_CACHE_HOME=str(cache))
+        if cache / "scoutfs-fence/trees" not in kept.parents:
+            raise CaseFailed(f"the tree is kept in {kept}")
+
+
+@case
+def a_build_tree_that_fails_leaves_nothing(kdir: Path) -> None:
+    """A build that fails is told of with its output, and one that is interrupted leaves nothing."""
+    with kernel() as it:
+        for failing in ("olddefconfig", "modules_prepare"):
+            it.make_does(f"@if test $@ = {failing}; then echo $@ went wrong; exit 1; fi")
+            it.refused("could not be made", f"{it.trees}/{RELEASE}.log")
+            if f"{failing} went wrong" not in (it.trees / f"{RELEASE}.log").read_text():
+                raise CaseFailed("the log lacks what went wrong")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            it.make_does("@touch $(O)/begun && sleep 60")
+            with subprocess.Popen(
+                [SCRIPT],
+                env=it.environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            ) as process:
+                end = time.monotonic() + 30
+                while not list(it.trees.glob("making-*/build/begun")):
+                    if time.monotonic() > end:
+                        raise CaseFailed("the build has not begun")
+                    time.sleep(0.05)
+                os.killpg(process.pid, number)
+                if process.wait(30) == 0:
+                    raise CaseFailed(f"signal {number} did not end it")
+            it.check_nothing_is_left()
+
+
+@case
+def installing_the_module_leaves_what_filesystems_build_with(kdir: Path) -> None:
+    """From a path and to a path with blanks: module, symbols and header, whatever the umask."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy, root = Path(folder, "a clone"), Path(folder, "a root")
+        for name in ("Kbuild", "Makefile", "VERSION", "include", "src", "scripts"):
+            target = copy / name
+            target.parent.mkdir(exist_ok=True)
+            if (TOP / name).is_dir():
+                shutil.copytree(TOP / name, target, symlinks=True)
+            else:
+                shutil.copy(TOP / name, target)
+        made = subprocess.run(
+            ["sh", "-c", 'umask 077 && exec make KERNEL= KDIR="$1" install-module', "sh", kdir],
+            cwd=copy,
+            env={**os.environ, "MAKEFLAGS": "", "DESTDIR": str(root), "PREFIX": "/usr"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if made.returncode:
+            raise CaseFailed(made.stdout[-2000:])
+        release = (kdir / "include/config/kernel.release").read_text().strip()
+        modules = root / "lib/modules" / release
+        wanted = [modules / "scoutfs-fence/Module.symvers"]
+        wanted += [root / "usr/include/scoutfs-fence/fence.h", *modules.glob("*/scoutfs_fence.ko*")]
+        if len(wanted) != 3 or not all(path.exists() for path in wanted):
+            raise CaseFailed(f"installed are {sorted(str(path) for path in root.rglob('*'))}")
+        for path in wanted[:2]:
+            if path.stat().st_mode & 0o777 != 0o644:
+                raise CaseFailed(f"{path} has the mode {path.stat().st_mode:o}")
+        if "scoutfs_fence_start" not in wanted[0].read_text():
+            raise CaseFailed("the symbols are not those of the module")
