@@ -37,6 +37,8 @@ class CaseFailed(Exception):
 
 HostCase = Callable[[Path], None]
 ALL: dict[str, HostCase] = {}
+# The option of the kernel's configuration that a case needs, if it needs one.
+OPTIONS: dict[str, str] = {}
 
 
 def case(function: HostCase) -> HostCase:
@@ -44,6 +46,16 @@ def case(function: HostCase) -> HostCase:
     assert function.__doc__
     ALL[function.__name__.replace("_", "-")] = function
     return function
+
+
+def case_with(option: str) -> Callable[[HostCase], HostCase]:
+    """Makes a function a case for the kernels that have this option in their configuration."""
+
+    def with_option(function: HostCase) -> HostCase:
+        OPTIONS[function.__name__.replace("_", "-")] = option
+        return case(function)
+
+    return with_option
 
 
 def output_of(*command: str | Path) -> str:
