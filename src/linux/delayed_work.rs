@@ -253,3 +253,155 @@ unsafe extern "C" fn run_raw<T: HasDelayedWork<ID>, const ID: u64>(
     // SAFETY: By the type invariant the work owned a reference, which is ours now that it runs.
     T::run(unsafe { Arc::from_raw(container) });
 }
+
+#[cfg(kunit)]
+mod tests {
+    use super::*;
+    use crate::linux::{
+        jiffies::msecs_to_jiffies,
+        kunit::{
+            check_eq,
+            suite, //
+        },
+        wait_queue::WaitQueue, //
+    };
+    use core::sync::atomic::{
+        AtomicU32,
+        Ordering, //
+    };
+    use kernel::c_str;
+
+    suite!(
+        scoutfs_fence_delayed_work,
+        [
+            work_runs_once_for_each_time_that_it_is_queued,
+            pending_work_keeps_its_object_and_queue,
+            cancelled_work_drops_its_object,
+            flushed_work_has_run,
+            rescheduled_work_runs_earlier,
+        ]
+    );
+
+    /// Outlives the objects.
+    #[pin_data]
+    struct Counts {
+        ran: AtomicU32,
+        dropped: AtomicU32,
+        #[pin]
+        changed: WaitQueue,
+    }
+
+    #[pin_data(PinnedDrop)]
+    struct Object {
+        counts: Arc<Counts>,
+        #[pin]
+        work: DelayedWork<Object, 0>,
+    }
+
+    impl_has_delayed_work! {
+        impl HasDelayedWork<0> for Object { self.work }
+    }
+
+    impl DelayedWorkItem<0> for Object {
+        fn run(this: Arc<Self>) {
+            this.counts.ran.fetch_add(1, Ordering::SeqCst);
+            this.counts.changed.wake_up_all();
+        }
+    }
+
+    #[pinned_drop]
+    impl PinnedDrop for Object {
+        fn drop(self: Pin<&mut Self>) {
+            self.counts.dropped.fetch_add(1, Ordering::SeqCst);
+            self.counts.changed.wake_up_all();
+        }
+    }
+
+    fn objects() -> Result<(Arc<Queue>, Arc<Counts>, Arc<Object>)> {
+        let queue = Queue::new(c_str!("scoutfs_fence_test"))?;
+        let counts = Arc::pin_init(
+            pin_init!(Counts {
+                ran: AtomicU32::new(0),
+                dropped: AtomicU32::new(0),
+                changed <- WaitQueue::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let (for_work, for_object) = (queue.clone(), counts.clone());
+        let object = Arc::pin_init(
+            pin_init!(Object {
+                counts: for_object,
+                work <- DelayedWork::new(for_work),
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok((queue, counts, object))
+    }
+
+    /// How often the work ran and how many objects were dropped, when both have happened so often
+    /// or a while has passed.
+    fn until(counts: &Counts, wanted: (u32, u32)) -> (u32, u32) {
+        let seen = || {
+            (
+                counts.ran.load(Ordering::SeqCst),
+                counts.dropped.load(Ordering::SeqCst),
+            )
+        };
+        let patience = msecs_to_jiffies(2000);
+        let _ = counts
+            .changed
+            .wait_event_timeout(patience, || (seen() == wanted).then_some(()));
+        seen()
+    }
+
+    fn work_runs_once_for_each_time_that_it_is_queued() -> Result {
+        let (_queue, counts, object) = objects()?;
+        DelayedWork::<_, 0>::schedule(&object, 1);
+        DelayedWork::<_, 0>::schedule(&object, 1);
+        check_eq!(until(&counts, (1, 0)), (1, 0));
+        DelayedWork::<_, 0>::schedule(&object, 0);
+        check_eq!(until(&counts, (2, 0)), (2, 0));
+        drop(object);
+        check_eq!(until(&counts, (2, 1)), (2, 1));
+        Ok(())
+    }
+
+    fn pending_work_keeps_its_object_and_queue() -> Result {
+        let (queue, counts, object) = objects()?;
+        DelayedWork::<_, 0>::schedule(&object, msecs_to_jiffies(100));
+        drop(object);
+        check_eq!(until(&counts, (1, 1)), (1, 1));
+        drop(queue);
+        Ok(())
+    }
+
+    fn cancelled_work_drops_its_object() -> Result {
+        let (_queue, counts, object) = objects()?;
+        DelayedWork::<_, 0>::schedule(&object, msecs_to_jiffies(100_000));
+        DelayedWork::<_, 0>::cancel_sync(&object);
+        DelayedWork::<_, 0>::cancel_sync(&object);
+        drop(object);
+        check_eq!(until(&counts, (0, 1)), (0, 1));
+        Ok(())
+    }
+
+    fn flushed_work_has_run() -> Result {
+        let (_queue, counts, object) = objects()?;
+        DelayedWork::<_, 0>::flush(&object);
+        check_eq!(counts.ran.load(Ordering::SeqCst), 0);
+        DelayedWork::<_, 0>::schedule(&object, msecs_to_jiffies(100_000));
+        DelayedWork::<_, 0>::flush(&object);
+        check_eq!(counts.ran.load(Ordering::SeqCst), 1);
+        Ok(())
+    }
+
+    fn rescheduled_work_runs_earlier() -> Result {
+        let (_queue, counts, object) = objects()?;
+        DelayedWork::<_, 0>::schedule(&object, msecs_to_jiffies(100_000));
+        DelayedWork::<_, 0>::reschedule(&object, 1);
+        check_eq!(until(&counts, (1, 0)), (1, 0));
+        drop(object);
+        check_eq!(until(&counts, (1, 1)), (1, 1));
+        Ok(())
+    }
+}

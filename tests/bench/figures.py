@@ -48,7 +48,8 @@ FULL = Bounds(
     late_waking=4.0,
     memory=2.0,
     module_bytes=128 << 10,
-    load_milliseconds=20,
+    # Most of it is the kernel's, for tracepoints and symbols.
+    load_milliseconds=30,
     unload_milliseconds=200,
 )
 # Never missed by chance: it is the shape that these are about.
