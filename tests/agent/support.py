@@ -110,8 +110,12 @@ class World:
         elapsed: int = 0,
         inet: str = "",
         reason: str = "client_recovery",
+        built_in: bool = False,
     ) -> Path:
-        """Makes a request's directory, which is complete once it can be found."""
+        """Makes a request's directory, which is complete once it can be found.
+
+        scoutfs with its fencing built in shows one address, the module both.
+        """
         values = {
             "rid": rid,
             "ipv4_addr": address,
@@ -120,8 +124,8 @@ class World:
             "fenced": "0",
             "error": "0",
         }
-        if inet:
-            values["inet_addr"] = inet
+        if inet or not built_in:
+            values["inet_addr"] = inet or address
         made = self.folder / f"made-{time.monotonic_ns()}"
         made.mkdir()
         for name, value in values.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from support import World, remove, result, rid, until, until_result
 
 LEADER = "quorum_block_leader"
@@ -18,6 +19,25 @@ def test_error_is_written_before_the_leader_gives_up(world: World) -> None:
     until_result(leader, "error")
     assert time.monotonic() - began < 3
     assert result(other) == ""
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60", "exit 1"])
+def test_a_leader_that_takes_error_for_success_is_not_told(world: World, script: str) -> None:
+    """It gives up without an answer; with `error` it would serve beside the leader before it."""
+    leader = world.request(reason=LEADER, built_in=True)
+    other = world.request(rid(2), address="10.0.0.2", built_in=True)
+    agent = world.agent(script, leader_timeout=3, retries=0)
+    agent.says("could not be fenced, .*; its leader, who would take error for success, is told")
+    time.sleep(1)
+    assert result(leader) == ""
+    if script == "exit 1":
+        until_result(other, "error")
+
+
+def test_a_leader_that_takes_error_for_success_is_told_of_success(world: World) -> None:
+    leader = world.request(reason=LEADER, built_in=True)
+    world.agent("exit 0")
+    until_result(leader, "fenced")
 
 
 def test_a_slow_command_ends_for_the_next_leader(world: World) -> None:

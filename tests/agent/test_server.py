@@ -123,7 +123,7 @@ def test_a_request_is_served_once(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["rid", "ipv4_addr", "reason", "elapsed_secs", "fenced", "error"])
 def test_an_incomplete_directory_waits_for_another_look(world: World, name: str) -> None:
-    directory = world.request()
+    directory = world.request(built_in=True)
     late = (directory / name).read_text()
     (directory / name).unlink()
     agent = world.agent()
@@ -541,7 +541,7 @@ def test_a_result_does_not_reach_a_request_made_again(world: World) -> None:
         f"test -e record && exec sleep 60; touch record; rm -r {directory}; mv other {directory}"
     )
     shutil.copytree(directory, world.folder / "other")
-    (world.folder / "other" / "ipv4_addr").write_text("10.9.9.9\n")
+    (world.folder / "other" / "inet_addr").write_text("10.9.9.9\n")
     agent = world.agent(script, delay=1)
     agent.says("running .*\n?")
     until(lambda: len(agent.lines("running")) == 2, "the new one is served")

@@ -50,6 +50,9 @@ class Request:
     timeout: float
     # Seconds after which the kernel does.
     kernel_timeout: float
+    # Whether the caller takes `error` for success: a leader whose fencing is built into scoutfs does,
+    # if it waits for the host of the leader before it.
+    error_is_success: bool = False
 
     @property
     def deadline(self) -> float:
@@ -111,10 +114,12 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
                 os.close(file)
 
         # The module shows both, scoutfs one or the other.
-        try:
-            address = value("inet_addr")
-        except FileNotFoundError:
-            address = value("ipv4_addr")
+        addresses = []
+        for name in ("inet_addr", "ipv4_addr"):
+            with suppress(FileNotFoundError):
+                addresses.append(value(name))
+        if not addresses:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "ipv4_addr")
         # Whole seconds are told, the rest is not.
         age = float(value("elapsed_secs"))
         now = time.monotonic()
@@ -125,13 +130,14 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
             directory=directory,
             inode=os.fstat(top).st_ino,
             rid=value("rid"),
-            address=address,
+            address=addresses[0],
             reason=reason,
             mount=os.path.basename(os.path.dirname(os.path.dirname(directory))),
             made=now - age - 1,
             made_by=now - age,
             timeout=timeout,
             kernel_timeout=kernel_timeout,
+            error_is_success=reason == LEADER and len(addresses) == 1,
         )
         return request, value("fenced") == "1" or value("error") == "1"
 

@@ -417,7 +417,11 @@ class Scheduler:
                 with self._open(served) as files:
                     if files.finished():
                         raise _AnsweredError("the request was finished by someone else")
-                    files.finish(fenced)
+                    if fenced or not served.request.error_is_success:
+                        files.finish(fenced)
+                    else:
+                        # Without an answer the leader gives up, and the next one asks.
+                        ending += "; its leader, who would take error for success, is told nothing"
         except _CannotOpenError as error:
             # As if no more files could be open. The record, if it is fenced, answers it later.
             served.log(f"{ending}, but its files cannot be opened: {error}", level=log.ERROR)
