@@ -251,10 +251,20 @@ def test_one_that_ends_the_shell_as_failed(reader: Reader) -> None:
     )
 
 
-def test_one_that_takes_for_ever(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        # As the shell says it if SIGTERM reaches what it waits for before it reaches the shell.
+        "trap 'echo \"$1: line 2: 123 Terminated  sleep 60\"; exit' TERM\n",
+    ],
+)
+def test_one_that_takes_for_ever(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
     monkeypatch.setattr(configuration, "SECONDS_TO_READ", 0.5)
     began = time.monotonic()
-    assert reader.refusal(f"{RUN}sleep 60\n") == (
+    assert reader.refusal(f"{RUN}{more}sleep 60\n") == (
         None,
         "the shell cannot read it, killed for taking longer than 0.5 s",
     )

@@ -192,6 +192,9 @@ async def _ask_shell(path: str, say: Callable[[str], None]) -> list[str]:
             say=said.append,
         )
         values = os.fsdecode(answer.read()).split("\0")[:-1]
+    if ending.over_limit is not None:
+        # What the shell says of the signal that ends it is no mistake in a line.
+        raise _refusal(path, [], str(ending))
     if not ending.succeeded:
         raise _refusal(path, said, str(ending))
     if len(values) <= len(VARIABLES):
