@@ -50,8 +50,8 @@ class Request:
     timeout: float
     # Seconds after which the kernel does.
     kernel_timeout: float
-    # Whether the caller takes `error` for success: a leader whose fencing is built into scoutfs does,
-    # if it waits for the host of the leader before it.
+    # Whether the caller takes `error` for success, as a leader does whose fencing is built into
+    # scoutfs, if it waits for the host of the leader before it.
     error_is_success: bool = False
 
     @property
