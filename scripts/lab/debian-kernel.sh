@@ -78,9 +78,7 @@ make_debian_kernel() {
 		LINUX_SOURCE=$(compgen -G "$packages/usr/src/linux-source-*.tar.xz") \
 		RUST_TREES=$folder "$lab/../rust-build-tree" "$release") ||
 		die "$(tail -n 1 "$folder/$release.log")"
-	mv "$(dirname "$tree")"/{build,source} "$folder/"
-	printf 'include %s/source/Makefile\n' "$folder" >"$folder/build/Makefile"
-	rmdir "$(dirname "$tree")"
+	ln -s "$(basename "$(dirname "$tree")")"/{build,source} "$folder/"
 	echo "$release" >"$folder/release"
 	rm -r "$packages"
 }
