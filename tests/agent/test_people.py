@@ -312,6 +312,18 @@ def test_a_word_can_be_taken_back(world: World) -> None:
     assert (status, "nothing that holds" in error) == (1, True)
 
 
+def test_a_word_that_was_taken_back_answers_nothing_any_more(world: World) -> None:
+    """Not even for a mount that it has answered for."""
+    assert run(world, "ack", "--host", "10.0.0.11", typed="10.0.0.11\n")[0] == 0
+    world.agent("echo x >>record")
+    directory = world.request(address="10.0.0.11")
+    until_result(directory, "fenced")
+    remove(directory)
+    assert run(world, "ack", "--host", "10.0.0.11", "--withdraw")[0] == 0
+    until_result(world.request(address="10.0.0.11"), "fenced")
+    assert world.recorded() == ["x"]
+
+
 def test_a_word_ends(world: World) -> None:
     assert run(world, "ack", "--host", "10.0.0.11", "--for", "1", typed="10.0.0.11\n")[0] == 0
     time.sleep(1.1)

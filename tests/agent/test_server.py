@@ -159,14 +159,22 @@ def test_a_reload_lends_no_proof_to_another_host(world: World) -> None:
     assert fakes[1].actions() == ["off", "status"]
 
 
-def test_what_cannot_be_read_is_said_once(world: World) -> None:
-    directory = world.request()
-    (directory / "elapsed_secs").write_text("soon\n")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("elapsed_secs", "soon"), ("elapsed_secs", "nan"), ("rid", ""), ("rid", "node7")],
+)
+def test_what_cannot_be_read_is_said_once(world: World, name: str, content: str) -> None:
+    # At an address of this host the agent compares the rid with those of its mounts.
+    directory = world.request(address="127.0.0.1")
+    right = (directory / name).read_text()
+    (directory / name).write_text(f"{content}\n")
+    other = world.request(rid(2))
     agent = world.agent()
-    agent.says("cannot read the request .*soon")
+    agent.says(f"cannot read the request .*{content}")
+    until_result(other, "fenced")
     time.sleep(0.2)
     assert len(agent.lines("cannot read the request")) == 1
-    (directory / "elapsed_secs").write_text("1\n")
+    (directory / name).write_text(right)
     until_result(directory, "fenced")
 
 

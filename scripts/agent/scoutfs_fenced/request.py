@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -26,6 +27,8 @@ DEFAULT_TIMEOUT_MS = 30000
 
 # Addresses that no host has: requests that carry one have nothing in common.
 UNKNOWN_ADDRESSES = ("", "none", "0.0.0.0", "::")
+
+RID = re.compile(r"[0-9a-f]{16}")
 
 # How a request's files answer once it is gone, or as long as its directory is not complete.
 GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
@@ -99,8 +102,9 @@ def find_requests(
 
 
 def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Request, bool]:
-    """A request, and whether it is finished; OSError if its directory is incomplete or gone.
+    """A request, and whether it is finished.
 
+    Raises OSError if its directory is incomplete or gone, and ValueError if it is no request.
     `leader_timeout` is how long the caller waits that has the host of a former leader fenced.
     """
     with ExitStack() as opened:
@@ -120,8 +124,11 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
                 addresses.append(value(name))
         if not addresses:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "ipv4_addr")
+        rid = value("rid")
+        if not RID.fullmatch(rid):
+            raise ValueError(f"its rid is '{rid}'")
         # Whole seconds are told, the rest is not.
-        age = float(value("elapsed_secs"))
+        age = int(value("elapsed_secs"))
         now = time.monotonic()
         reason = value("reason")
         kernel_timeout = _timeout(sysfs)
@@ -129,7 +136,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
         request = Request(
             directory=directory,
             inode=os.fstat(top).st_ino,
-            rid=value("rid"),
+            rid=rid,
             address=addresses[0],
             reason=reason,
             mount=os.path.basename(os.path.dirname(os.path.dirname(directory))),

@@ -18,7 +18,8 @@ was begun for: the next leader asks for the same mount, and its request joins.
   2. _known(), by a record: this agent, or the one before it, has written down that the rid
      was proven fenced at this address. No mount gets a rid that was used before.
 
-  3. _known(), by an administrator's word, which was confirmed and is logged with the login.
+  3. _known(), by an administrator's word, which was confirmed and is logged with the login. It
+     counts until it ends or is taken back.
 
   4. _known(), because the mount was one of this host and is no longer: its address is this host's,
      and sysfs, which shows every mount that can write (mounts.py), shows no such. The address alone
@@ -355,7 +356,7 @@ class Scheduler:
         own = self._is_own(request.address, host)
         for word in knowledge.words:
             if word.is_about(request.rid, served.address):
-                self._record(request.rid, served.address, str(word))
+                # Not recorded: it can be taken back.
                 return f"acknowledged: {word}"
         recorded = self._recorded(served, host)
         if recorded is not None:
