@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from fake import Fake
-from scoutfs_fenced import log, words
+from scoutfs_fenced import acknowledgements, log
 from support import AGENT, RID, World, remove, result, rid, until, until_result
 
 
@@ -333,11 +333,15 @@ def test_a_word_ends(world: World) -> None:
 
 
 def test_a_word_of_another_boot_does_not_hold(world: World) -> None:
-    word = words.new_word("host 10.0.0.11", "", ("10.0.0.11",), "someone", 900)
-    words.give_word(str(world.state), word)
-    assert len(words.read_words(str(world.state))) == 1
-    words.give_word(str(world.state), dataclasses.replace(word, boot="another"))
-    assert len(words.read_words(str(world.state))) == 1
+    given = acknowledgements.new_acknowledgement(
+        "host 10.0.0.11", "", ("10.0.0.11",), "someone", 900
+    )
+    acknowledgements.add_acknowledgement(str(world.state), given)
+    assert len(acknowledgements.read_acknowledgements(str(world.state))) == 1
+    acknowledgements.add_acknowledgement(
+        str(world.state), dataclasses.replace(given, boot="another")
+    )
+    assert len(acknowledgements.read_acknowledgements(str(world.state))) == 1
 
 
 def test_a_damaged_word_is_none(world: World) -> None:
@@ -348,6 +352,12 @@ def test_a_damaged_word_is_none(world: World) -> None:
     until_result(world.request(address="10.0.0.12"), "fenced")
     assert world.recorded() == ["x"]
     agent.says("what administrators have acknowledged is not known: .*checksum is wrong")
+    # What is said now counts all the same.
+    status, output, _ = run(world, "ack", "--host", "10.0.0.13", typed="10.0.0.13\n")
+    assert (status, "does not hold any more" in output) == (0, True)
+    assert (world.state / "acknowledgements.damaged").exists()
+    until_result(world.request(rid(3), address="10.0.0.13"), "fenced")
+    assert world.recorded() == ["x"]
 
 
 @pytest.mark.parametrize(

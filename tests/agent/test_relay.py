@@ -126,6 +126,8 @@ def test_nothing_else_can_be_run(world: World) -> None:
     agent = world.begin().says("serving fence requests")
     for asked in (
         b'{"arguments": ["--sysfs", "/sys"]}\n',
+        b'{"arguments": ["status"]}\n',
+        b'{"arguments": ["fence", "node1"]}\n',
         b'{"arguments": []}\n',
         b'{"arguments": "check"}\n',
         b"[]\n",

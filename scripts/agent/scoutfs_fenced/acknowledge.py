@@ -4,11 +4,11 @@
 `ack RID` answers a request that is pending. The request's files are opened before the administrator
 is asked, so that the word never reaches a later request for the same rid.
 
-`ack RID --for 15m` and `ack --host HOST` leave a word with the agent (words.py): it answers the
-requests that come as long as the word holds, on this host. They may be given before there is a
-request, after it has failed, and on a host that does not lead yet.
+`ack RID --for 15m` and `ack --host HOST` write an acknowledgement for the agent: it answers the
+requests that come as long as it holds, on this host. It may be given before there is a request,
+after it has failed, and on a host that does not lead yet.
 
-The log names the login that gave a word, or took it back.
+The log names the login that gave it, or took it back.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from scoutfs_fenced import configuration
+from scoutfs_fenced.acknowledgements import (
+    add_acknowledgement,
+    new_acknowledgement,
+    withdraw_acknowledgements,
+)
 from scoutfs_fenced.addresses import is_own, own_addresses, parse_address
 from scoutfs_fenced.configuration import ConfigurationError, parse_span
 from scoutfs_fenced.people import Refused, confirm, log_and_print, who
@@ -37,7 +42,6 @@ from scoutfs_fenced.request import (
     read_request,
 )
 from scoutfs_fenced.statefile import StateError, state_directory
-from scoutfs_fenced.words import give_word, new_word, withdraw_words
 
 WARNING = """\
 If this host is not off, or if it comes back and writes, the filesystem is damaged beyond repair.
@@ -49,7 +53,7 @@ DEFAULT_SECONDS = 15 * 60.0
 LONGEST_SECONDS = 86400.0
 
 
-def acknowledge(
+def ask_and_acknowledge(
     sysfs: str,
     *,
     rid: str | None,
@@ -93,7 +97,7 @@ def _seconds(span: str) -> float:
     return seconds
 
 
-# A word that holds for some time.
+# What holds for some time.
 
 
 def _acknowledge_host(host: str, seconds: float) -> None:
@@ -129,24 +133,26 @@ def resolve_host(host: str) -> list[str]:
 
 
 def _give(subject: str, rid: str, addresses: Sequence[str], seconds: float) -> None:
-    word = new_word(subject, rid, addresses, who(), seconds)
+    given = new_acknowledgement(subject, rid, addresses, who(), seconds)
     try:
-        give_word(state_directory(), word)
-    except (StateError, OSError) as error:
-        raise Refused(f"the agent was told nothing: {_why_not_kept(error)}") from error
-    log_and_print(f"{word}, requests are answered with fenced", {"acknowledged_by": word.by})
+        damage = add_acknowledgement(state_directory(), given)
+    except OSError as error:
+        raise Refused(f"nothing was acknowledged: {_why_not_kept(error)}") from error
+    if damage:
+        print(f"{damage}; what was acknowledged before does not hold any more")
+    log_and_print(f"{given}, requests are answered with fenced", {"acknowledged_by": given.by})
     print(f"To take it back: scoutfs-fenced ack {_option(subject)} --withdraw")
 
 
 def _withdraw(subject: str) -> None:
     try:
-        taken = withdraw_words(state_directory(), subject)
+        taken = withdraw_acknowledgements(state_directory(), subject)
     except (StateError, OSError) as error:
         raise Refused(f"nothing was taken back: {_why_not_kept(error)}") from error
     if not taken:
         raise Refused(f"nothing that holds was said about {subject}")
-    for word in taken:
-        log_and_print(f"{word}: taken back by {who()}", {"acknowledged_by": word.by})
+    for each in taken:
+        log_and_print(f"{each}: taken back by {who()}", {"acknowledged_by": each.by})
 
 
 def _option(subject: str) -> str:

@@ -20,7 +20,7 @@ from scoutfs_fenced.people import Refused, confirm, who
 SECONDS_TO_ANSWER = 120.0
 
 
-def fence(host: str) -> int:
+def ask_and_fence(host: str) -> int:
     """Asks, and has the agent do it; returns the exit status, 0 if the host was fenced."""
     try:
         addresses = resolve_host(host)

@@ -18,8 +18,8 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   cgroup         a control group for each command
   mounts         which scoutfs mounts this host has
   addresses      which addresses this host has
+  acknowledgements  what administrators have acknowledged
   records        which rids are fenced, and which were mounted here
-  words          what administrators have acknowledged
   statefile      how these are kept
   events         what the agent reports to its own parts
   history        keeps these events, and shows them
@@ -67,9 +67,9 @@ def main() -> int:
 
         return print_status(arguments.sysfs, arguments.json)
     if arguments.command == "ack":
-        from scoutfs_fenced.acknowledge import acknowledge
+        from scoutfs_fenced.acknowledge import ask_and_acknowledge
 
-        return acknowledge(
+        return ask_and_acknowledge(
             arguments.sysfs,
             rid=arguments.rid,
             host=arguments.host,
@@ -78,9 +78,9 @@ def main() -> int:
             withdraw=arguments.withdraw,
         )
     if arguments.command == "fence":
-        from scoutfs_fenced.fence import fence
+        from scoutfs_fenced.fence import ask_and_fence
 
-        return fence(arguments.host)
+        return ask_and_fence(arguments.host)
     if arguments.command == "history":
         from scoutfs_fenced.history import print_history
 

@@ -23,6 +23,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from scoutfs_fenced.acknowledgements import read_acknowledgements
 from scoutfs_fenced.instance import folder
 from scoutfs_fenced.request import (
     DEFAULT_LEADER_TIMEOUT,
@@ -31,7 +32,6 @@ from scoutfs_fenced.request import (
     read_request,
 )
 from scoutfs_fenced.statefile import StateError, state_directory
-from scoutfs_fenced.words import read_words
 
 SECONDS_TO_ANSWER = 10.0
 
@@ -49,32 +49,32 @@ def print_status(sysfs: str, as_json: bool) -> int:
     except NoAnswer as error:
         agent, why = None, str(error)
     requests = _requests(sysfs, agent.pop("requests") if agent else [])
-    words = _words()
+    acknowledged = _acknowledged()
     if as_json:
-        told = {"agent": agent, "requests": requests, "acknowledgements": words}
+        told = {"agent": agent, "requests": requests, "acknowledgements": acknowledged}
         print(json.dumps(told, indent=2))
     else:
         _print_table(requests)
         _print_attempts(agent["attempts"] if agent else [], requests)
-        for word in words:
-            until = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(word["until"]))
-            print(f"acknowledged: {word['subject']}, by {word['by']}, until {until}")
+        for each in acknowledged:
+            until = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(each["until"]))
+            print(f"acknowledged: {each['subject']}, by {each['by']}, until {until}")
     if agent is None:
         print(f"scoutfs-fenced: {why}", file=sys.stderr)
         return 1
     return 0
 
 
-def _words() -> list[dict[str, Any]]:
+def _acknowledged() -> list[dict[str, Any]]:
     """What administrators have acknowledged, as far as it holds."""
     try:
-        words = read_words(state_directory())
+        found = read_acknowledgements(state_directory())
     except StateError as error:
         print(f"scoutfs-fenced: {error}", file=sys.stderr)
         return []
     return [
         {"subject": each.subject, "by": each.by, "given": each.given, "until": each.until}
-        for each in words
+        for each in found
     ]
 
 

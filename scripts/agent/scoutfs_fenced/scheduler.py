@@ -44,6 +44,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Literal
 
 from scoutfs_fenced import events, log
+from scoutfs_fenced.acknowledgements import Acknowledgement, file_stamp, read_acknowledgements
 from scoutfs_fenced.addresses import Address, is_own, own_addresses, parse_address
 from scoutfs_fenced.configuration import Configuration
 from scoutfs_fenced.events import Events
@@ -55,7 +56,6 @@ from scoutfs_fenced.records import Records
 from scoutfs_fenced.request import GONE, UNKNOWN_ADDRESSES, Request, RequestFiles
 from scoutfs_fenced.slots import Place, Slots, Urgency
 from scoutfs_fenced.statefile import StateError
-from scoutfs_fenced.words import Word, read_words, stamp
 
 # How long commands that were told to end may take to do so, when the agent stops.
 SECONDS_TO_END = 10.0
@@ -148,7 +148,7 @@ class Scheduler:
         self.events = Events()
         self._sysfs = sysfs
         self._records = records
-        # Where words are.
+        # Where acknowledgements are.
         self._directory = directory
         self._fencings: dict[str, Fencing] = {}
         self._slots = Slots(settings.parallel)
@@ -157,7 +157,7 @@ class Scheduler:
         self._numbers = itertools.count(1)
         self._knowledge: Knowledge | None = None
         self._looked = 0.0
-        # Of the file of words, as it was read last.
+        # Of the file of acknowledgements, as it was read last.
         self._stamp: object = None
 
     def configure(self, settings: Configuration) -> None:
@@ -295,7 +295,7 @@ class Scheduler:
     # Answers that need no attempt.
 
     def tick(self) -> None:
-        """To be called every few seconds: notes mounts, and the words of administrators."""
+        """To be called every few seconds: notes mounts and acknowledgements."""
         before = self._stamp
         self._look(fresh=True)
         if self._stamp != before:
@@ -310,17 +310,17 @@ class Scheduler:
             self._own = own_addresses()
         except OSError as error:
             self._complain(f"this host's own addresses cannot be read: {error.strerror}")
-        words: list[Word] = []
-        self._stamp = stamp(self._directory) if self._directory else None
+        acknowledged: list[Acknowledgement] = []
+        self._stamp = file_stamp(self._directory) if self._directory else None
         if self._stamp is not None:
             try:
-                words = read_words(self._directory)
+                acknowledged = read_acknowledgements(self._directory)
             except StateError as error:
                 self._complain(f"what administrators have acknowledged is not known: {error}")
         mounts = read_mounts(self._sysfs)
         if self._records is not None:
             self._records.add_mounted(mounts.rids)
-        self._looked, self._knowledge = now, Knowledge(mounts, words)
+        self._looked, self._knowledge = now, Knowledge(mounts, acknowledged)
         return self._knowledge
 
     def _complain(self, message: str) -> None:
@@ -354,10 +354,10 @@ class Scheduler:
         """How it is known that a mount is fenced; None if it is not known."""
         request = served.request
         own = self._is_own(request.address, host)
-        for word in knowledge.words:
-            if word.is_about(request.rid, served.address):
+        for each in knowledge.acknowledged:
+            if each.is_about(request.rid, served.address):
                 # Not recorded: it can be taken back.
-                return f"acknowledged: {word}"
+                return f"acknowledged: {each}"
         recorded = self._recorded(served, host)
         if recorded is not None:
             return f"was fenced before: {recorded}"
@@ -726,7 +726,7 @@ class Knowledge:
     """What can be known of requests without fencing anything, at one moment."""
 
     mounts: Mounts
-    words: list[Word]
+    acknowledged: list[Acknowledgement]
 
 
 class _AnsweredError(Exception):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An administrator's word that a host is off, or that a mount is fenced, and until when it holds.
+"""Acknowledgements: an administrator's word that a host is off, or a mount fenced, for some time.
 
-`ack` gives words, also before there is a request, on a host that does not lead, or while no agent
-runs. They are in the state directory. The agent answers every request that one is about as long as
+The command `ack` writes them to the state directory, also before there is a request, on a host that
+does not lead, or while no agent runs. The agent answers every request that one is about as long as
 it holds, which it counts by a clock that people do not set; after a reboot of this host none holds.
 """
 
@@ -23,8 +23,8 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True)
-class Word:
-    """What was said, by whom, and until when it holds."""
+class Acknowledgement:
+    """What was said, by which login, and until when it holds."""
 
     # Of what it was said, for people: "host node1" or "rid 2f1a90c37be5d468".
     subject: str
@@ -63,21 +63,22 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def new_word(subject: str, rid: str, addresses: Sequence[str], by: str, seconds: float) -> Word:
-    """A word that is given now and holds for so many seconds."""
+def new_acknowledgement(
+    subject: str, rid: str, addresses: Sequence[str], by: str, seconds: float
+) -> Acknowledgement:
+    """One that is given now and holds for so many seconds."""
     now = time.time()
-    return Word(
+    return Acknowledgement(
         subject, rid, tuple(addresses), by, now, now + seconds, boot_id(), boot_seconds() + seconds
     )
 
 
-def read_words(directory: str) -> list[Word]:
-    """The words that hold now. Raises StateError."""
+def read_acknowledgements(directory: str) -> list[Acknowledgement]:
+    """Those that hold now. Raises StateError."""
     path = os.path.join(directory, NAME)
     try:
-        told = read_state(path) or []
-        words = [
-            Word(
+        found = [
+            Acknowledgement(
                 str(each["subject"]),
                 str(each["rid"]),
                 tuple(map(str, each["addresses"])),
@@ -87,31 +88,42 @@ def read_words(directory: str) -> list[Word]:
                 str(each["boot"]),
                 float(each["end"]),
             )
-            for each in told
+            for each in read_state(path) or []
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} is damaged: {error!r}") from error
-    return [word for word in words if word.holds()]
+    return [each for each in found if each.holds()]
 
 
-def give_word(directory: str, word: Word) -> None:
-    """Adds a word. Raises StateError or OSError."""
+def add_acknowledgement(directory: str, added: Acknowledgement) -> str:
+    """Adds an acknowledgement. Raises OSError.
+
+    If those before it cannot be believed, their file is put aside, and this returns why.
+    """
+    path = os.path.join(directory, NAME)
+    damage = ""
     with _locked(directory):
-        _write(directory, [*read_words(directory), word])
+        try:
+            before = read_acknowledgements(directory)
+        except StateError as error:
+            os.replace(path, f"{path}.damaged")
+            before, damage = [], str(error)
+        _write(directory, [*before, added])
+    return damage
 
 
-def withdraw_words(directory: str, subject: str) -> list[Word]:
-    """Takes back all words about a subject; returns them. Raises StateError or OSError."""
+def withdraw_acknowledgements(directory: str, subject: str) -> list[Acknowledgement]:
+    """Takes back all about a subject; returns them. Raises StateError or OSError."""
     with _locked(directory):
-        words = read_words(directory)
-        taken = [word for word in words if word.subject == subject]
+        before = read_acknowledgements(directory)
+        taken = [each for each in before if each.subject == subject]
         if taken:
-            _write(directory, [word for word in words if word.subject != subject])
+            _write(directory, [each for each in before if each.subject != subject])
     return taken
 
 
-def stamp(directory: str) -> tuple[int, int] | None:
-    """Changes whenever a word is given or taken back; None as long as there was none."""
+def file_stamp(directory: str) -> tuple[int, int] | None:
+    """Changes with every acknowledgement, given or taken back; None until there is one."""
     try:
         status = os.stat(os.path.join(directory, NAME))
     except OSError:
@@ -119,9 +131,9 @@ def stamp(directory: str) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _write(directory: str, words: list[Word]) -> None:
-    told: list[dict[str, Any]] = [asdict(word) for word in words]
-    write_state(os.path.join(directory, NAME), told)
+def _write(directory: str, acknowledgements: list[Acknowledgement]) -> None:
+    content: list[dict[str, Any]] = [asdict(each) for each in acknowledgements]
+    write_state(os.path.join(directory, NAME), content)
 
 
 @contextmanager
