@@ -138,7 +138,9 @@ def test_nothing_else_can_be_run(world: World) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(world.runtime / "relay"))
             socket.send_fds(connection, [asked or b" "], [1, 1, 1])
-            connection.shutdown(socket.SHUT_WR)
+            if not asked.endswith(b"\n"):
+                # Else it would end what it runs, as for anyone that goes.
+                connection.shutdown(socket.SHUT_WR)
             connection.settimeout(20)
             assert connection.recv(10) == b""
     with socket.socket(socket.AF_UNIX) as connection:
