@@ -67,8 +67,10 @@ def test_every_kind_of_event_and_result_is_described() -> None:
     for kind in kinds:
         assert kind in CONFIGURATION_PAGE
         assert kind in AGENT_PAGE
-    for result in ("fenced", "failed"):
-        assert log.MESSAGE_IDS[result] in AGENT_PAGE
+    catalog = (AGENT / "scoutfs-fenced.catalog").read_text()
+    for result, message_id in log.MESSAGE_IDS.items():
+        assert message_id in AGENT_PAGE, result
+        assert f"-- {message_id}\n" in catalog, result
 
 
 @pytest.mark.parametrize("text", [README, WALK], ids=["README", "three-nodes"])
