@@ -15,6 +15,7 @@
 # make install        install the module for KDIR's kernel, and the agent; or one of the two:
 #                     install-module, install-agent. PREFIX= and DESTDIR= as wanted
 # make dist           pack the sources, as dist/scoutfs-fence-VERSION.tar.xz
+# make deb            make Debian's packages of them, in dist/; make rpm those of Enterprise Linux
 # make clean          remove what was built
 #
 # Everything but the first, install, dist and clean sets up what is missing, in a cache folder outside
@@ -45,7 +46,7 @@ lab_kernel := $(shell $(lab) kernels)
 endif
 
 .PHONY: module demo test test-instruments bench bench-agent fuzz torture lint fmt install \
-	install-module install-agent dist clean lab-module
+	install-module install-agent dist deb rpm clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -127,11 +128,16 @@ install-module:
 install-agent:
 	scripts/agent/install
 
+# Packages are made of the archive, so that they hold what it holds.
 archive := dist/scoutfs-fence-$(shell cat VERSION).tar.xz
 
 dist:
 	mkdir -p dist
 	scripts/tree archive $(archive)
+
+deb rpm: dist
+	$(lab) setup packaging
+	$(lab) run --in packaging scripts/packaging/build $@ $(archive) dist
 
 clean:
 	scripts/tree clean

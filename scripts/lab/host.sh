@@ -4,7 +4,7 @@
 # Is this host fit for a set-up? Root gets what is missing installed; anybody else is told.
 
 # What a set-up needs at most, much of it only while it works.
-declare -A gigabytes=([toolchain]=4 [guest]=1 [kernel]=3)
+declare -A gigabytes=([toolchain]=4 [guest]=1 [packaging]=2 [system]=3 [kernel]=3)
 
 # Debian's packages that are missing here.
 missing_packages() {

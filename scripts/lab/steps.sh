@@ -12,8 +12,8 @@ total=0
 
 title_of() {
 	case $1 in
-	toolchain) echo "toolchain root" ;;
-	guest) echo "guest" ;;
+	toolchain | packaging) echo "$1 root" ;;
+	guest | system) echo "$1" ;;
 	*) echo "kernel '$1'" ;;
 	esac
 }
@@ -22,6 +22,8 @@ duration_of() {
 	case $1 in
 	toolchain) echo "1 to 2 minutes" ;;
 	guest) echo "half a minute" ;;
+	packaging) echo "1 minute" ;;
+	system) echo "2 minutes" ;;
 	*) sed -nE 's/^# takes: //p' "$lab/kernels/$1" ;;
 	esac
 }
@@ -113,7 +115,7 @@ make_things() {
 
 	for thing in "$@"; do
 		case $thing in
-		toolchain | guest) begin "$thing" ;;
+		toolchain | guest | packaging | system) begin "$thing" ;;
 		*) kernels+=("$thing") ;;
 		esac
 	done
