@@ -147,6 +147,7 @@ def test_what_must_be_a_positive_number(reader: Reader, name: str, value: str) -
         ("1e1", 10.0),
         ("0x1d", 29.0),
         ("0x1p4m", 960.0),
+        ("0x1p1d", 172800.0),
         ("0", configuration.SHORTEST_PAUSE),
         ("infinity", configuration.LONGEST_PAUSE),
         ("inf", configuration.LONGEST_PAUSE),

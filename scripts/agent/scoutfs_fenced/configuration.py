@@ -217,8 +217,9 @@ def _refusal(path: str, said: list[str], ending: str) -> ConfigurationError:
 def parse_span(text: str) -> float:
     """The seconds of one of sleep's spans; raises ValueError."""
     hexadecimal = "x" in text.lower()
-    # At the end of a hexadecimal number, d is a digit.
-    unit = None if hexadecimal and text[-1:] == "d" else UNITS.get(text[-1:])
+    # At the end of a hexadecimal number, d is a digit; at that of its exponent it is a unit.
+    is_digit = hexadecimal and text[-1:] == "d" and "p" not in text.lower()
+    unit = None if is_digit else UNITS.get(text[-1:])
     number = text[:-1] if unit else text
     if not SPAN.fullmatch(number):
         raise ValueError(text)
