@@ -27,7 +27,7 @@ def test_a_leader_that_takes_error_for_success_is_not_told(world: World, script:
     leader = world.request(reason=LEADER, built_in=True)
     other = world.request(rid(2), address="10.0.0.2", built_in=True)
     agent = world.agent(script, leader_timeout=3, retries=0)
-    agent.says("could not be fenced, .*; its leader, who would take error for success, is told")
+    agent.says("could not be fenced, .*; its leader, which would take error for success, gets no")
     time.sleep(1)
     assert result(leader) == ""
     if script == "exit 1":

@@ -258,7 +258,7 @@ def _finish(request: Request, files: RequestFiles) -> None:
     try:
         files.finish(True)
     except OSError as error:
-        raise Refused(f"the kernel was not told that it is fenced: {_why_lost(error)}") from error
+        raise Refused(f"the kernel does not take it as fenced: {_why_lost(error)}") from error
     log_and_print(f"fenced, by the word of {by}", {**request.fields(), "acknowledged_by": by})
 
 

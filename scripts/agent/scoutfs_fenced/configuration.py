@@ -2,7 +2,7 @@
 """What an administrator decides: the configuration file, read as the shell reads it.
 
 The file is what scoutfs's own agent, a shell script, sources. So a shell does it here as well, bash
-where there is one, and whatever the file exports is in the environment of the fence commands.
+if there is one, and whatever the file exports is in the environment of the fence commands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Default = TypeVar("Default")
 
 DEFAULT_PATH = "/etc/scoutfs/scoutfs-fenced.conf"
 
-# The hosts file that is read where it exists and no other is named.
+# The hosts file that is read if it exists and no other is named.
 DEFAULT_HOSTS = "/etc/scoutfs/scoutfs-fenced.hosts"
 
 # Names the file, where it is another one.
@@ -101,7 +101,7 @@ class Configuration:
     leader_timeout: float = DEFAULT_LEADER_TIMEOUT
     # The hosts that are fenced by devices.
     hosts: Hosts = field(default_factory=Hosts, repr=False)
-    # The fence command for all others, and its arguments; nothing where there is none.
+    # The fence command for all others, and its arguments; nothing if there is none.
     command: tuple[str, ...] = ()
     # Whether its success is one for every mount of the host, and not for the one that it was given.
     fences_host: bool = True
@@ -113,7 +113,7 @@ class Configuration:
     retries: int | None = None
     # Seconds before it is.
     retry_pause: float = 1
-    # Seconds that running commands get when the agent is told to stop.
+    # Seconds that running commands get when the agent stops.
     stop_timeout: float = 30
     # The program that hears of events, and the file of metrics; empty for none.
     hook: str = ""
@@ -305,7 +305,7 @@ class _Values:
         return int(text)
 
     def hosts(self, name: str) -> Hosts:
-        """The hosts in the file that is named, or in the usual one; none where neither is there."""
+        """The hosts in the file that is named, or in the usual one; none if there is neither."""
         path = self._given.get(name)
         if path is None and os.path.exists(DEFAULT_HOSTS):
             path = DEFAULT_HOSTS

@@ -44,8 +44,8 @@ async def serve_control(path: str, scheduler: Scheduler) -> asyncio.AbstractServ
 
 async def _carry_out(line: bytes, scheduler: Scheduler) -> dict[str, Any]:
     try:
-        told = json.loads(line)
-        command, host, by = told["command"], str(told["host"]), str(told["by"])
+        asked = json.loads(line)
+        command, host, by = asked["command"], str(asked["host"]), str(asked["by"])
     except (ValueError, KeyError, TypeError) as error:
         return {"fenced": False, "how": f"the agent does not understand this: {error!r}"}
     if command != "fence":

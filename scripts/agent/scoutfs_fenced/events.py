@@ -16,8 +16,8 @@ from scoutfs_fenced import log
 
 # A request was found. Fields: rid, address, reason, mount, and host if the hosts file has one.
 REQUEST_BEGUN = "request-begun"
-# The kernel was told `fenced`, or `error`. Besides: how, a phrase; duration, in seconds since the
-# agent found the request.
+# The kernel has its answer, `fenced` or `error`. Besides: how, a phrase; duration, in seconds since
+# the agent found the request.
 REQUEST_FENCED = "request-fenced"
 REQUEST_FAILED = "request-failed"
 # The agent answers it no more: it is gone, or was finished by someone else. Besides: how.

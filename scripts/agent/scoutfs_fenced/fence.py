@@ -28,12 +28,12 @@ def ask_and_fence(host: str) -> int:
         print(f"at the addresses {', '.join(addresses)}")
         print("is switched off now, whatever runs on it.\n")
         confirm("To have it fenced", host)
-        told = _ask(host)
+        answer = _ask(host)
     except Refused as error:
         print(f"scoutfs-fenced: {error}", file=sys.stderr)
         return 1
-    print(f"{'fenced' if told['fenced'] else 'NOT fenced'}: {told['how']}")
-    return 0 if told["fenced"] else 1
+    print(f"{'fenced' if answer['fenced'] else 'NOT fenced'}: {answer['how']}")
+    return 0 if answer["fenced"] else 1
 
 
 def _ask(host: str) -> dict[str, object]:

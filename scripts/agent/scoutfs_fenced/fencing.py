@@ -44,7 +44,7 @@ class AttemptError(Exception):
 class Attempt:
     """One attempt, and what a proof of it is worth."""
 
-    # The request that the command is told of: the most urgent one.
+    # The request that the command is called for: the most urgent one.
     request: Request
     # The host in the hosts file; None if it is fenced by the command.
     host: Host | None

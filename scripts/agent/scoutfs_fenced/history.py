@@ -85,8 +85,8 @@ def print_history(as_json: bool) -> int:
     return 0
 
 
-def _entries(told: Any) -> list[dict[str, Any]]:
-    entries = told if isinstance(told, list) else []
+def _entries(content: Any) -> list[dict[str, Any]]:
+    entries = content if isinstance(content, list) else []
     return [each for each in entries if isinstance(each, dict) and "event" in each]
 
 

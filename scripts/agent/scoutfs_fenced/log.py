@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One line for each event, on standard output, or in the journal where that is what it leads to.
+"""One line for each event, on standard output, or in the journal if that is connected to it.
 
 The journal gets what the line is about as fields as well, SCOUTFS_FENCE_RID and so on, so that
 `journalctl SCOUTFS_FENCE_RID=2f1a90c37be5d468` tells all about a request. A line with a result has
 SCOUTFS_FENCE_RESULT and a MESSAGE_ID, which the file scoutfs-fenced.catalog explains. It is written
 in the format of https://systemd.io/JOURNAL_NATIVE_PROTOCOL/.
 
-Nothing here waits or fails: whoever reads the log cannot keep the agent from fencing.
+Nothing here waits or fails: a reader of the log that stops cannot keep the agent from fencing.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MESSAGE_IDS = {
     "back": "0bf1063ec95b443e83554cf3b6f1181a",
 }
 
-# These say which request a line is about, and stand at its beginning.
+# These say which request a line is about, at its beginning.
 SUBJECT = ("rid", "address", "reason", "mount")
 
 
 def event(message: str, *, level: int = INFORMATION, **fields: str) -> None:
-    """Tells that something has happened."""
+    """Logs something that has happened."""
     text = line(message, fields)
     if not (_leads_to_journal() and to_journal(text, level, fields)):
         _print(text)

@@ -143,7 +143,7 @@ async def check() -> int:
 
 
 async def serve(sysfs: str) -> None:
-    """Is the agent, until told to stop."""
+    """Runs as the agent until a signal stops it."""
     settings = await configuration.read(configuration.chosen_path(), log.event)
     acquire_instance_lock()
     server = Server(settings, sysfs)

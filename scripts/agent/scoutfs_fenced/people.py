@@ -39,7 +39,7 @@ def log_and_print(message: str, fields: dict[str, str]) -> None:
 
 
 def who() -> str:
-    """Who has logged in, and what the process runs as if that is another user."""
+    """The login behind this process, and what the process runs as if that is another user."""
     login = NO_LOGIN
     with suppress(OSError, ValueError), open("/proc/self/loginuid", encoding="ascii") as file:
         login = int(file.read())

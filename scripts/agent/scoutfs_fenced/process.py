@@ -68,13 +68,13 @@ _left_behind: list[cgroup.ControlGroup] = []
 class Ending:
     """How a command ended; as a string, a phrase for people."""
 
-    # Its exit status, where it ended by itself.
+    # Its exit status, if it ended by itself.
     status: int | None = None
-    # The signal, where one ended it that did not come from here.
+    # The signal, if one ended it that did not come from here.
     signal: int | None = None
-    # The seconds it was allowed, where it took longer.
+    # The seconds it was allowed, if it took longer.
     over_limit: float | None = None
-    # Why, where it could not be started.
+    # Why, if it could not be started.
     not_started: str = ""
 
     @property
@@ -164,7 +164,7 @@ def _start(
 
 
 def shell() -> str:
-    """The shell that administrators' files are written for; where there is none, the nearest."""
+    """The shell that administrators' files are written for; if there is none, the nearest."""
     return shutil.which("bash", path="/usr/bin:/bin") or "/bin/sh"
 
 
@@ -349,9 +349,9 @@ def _reap() -> None:
 
 
 class Output:
-    """What a command prints: read as it comes, and told as far as it is bearable.
+    """What a command prints: read as it comes, and logged up to a bound.
 
-    It is read until nobody can write to it any more: a process that was left behind and prints
+    It is read until no process can write to it any more: one that was left behind and prints
     something must not die of that.
     """
 
@@ -386,7 +386,7 @@ class Output:
         return pid
 
     def ended(self, by_itself: bool) -> None:
-        """Tells what the command had still to say; listens on only where it left somebody."""
+        """Logs what is left of the output; reads on only if a process may be left behind."""
         if self._file >= 0:
             self._read()
         self._end_line()

@@ -52,12 +52,12 @@ class Records:
 
     def _load(self) -> None:
         try:
-            told = read_state(self._path)
-            if told is None:
+            content = read_state(self._path)
+            if content is None:
                 return
             now = time.time()
-            fenced, mounted = told["fenced"], told["mounted"]
-            if told["machine"] != machine():
+            fenced, mounted = content["fenced"], content["mounted"]
+            if content["machine"] != machine():
                 mounted = {}
             for rid, record in fenced.items():
                 if now - float(record["time"]) < LONGEST:

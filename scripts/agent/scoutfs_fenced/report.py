@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`scoutfs-fenced status`: which requests there are, and what is being done about each.
 
-The requests and what has become of them are read from sysfs. The agent is asked what it does; where
+The requests and what has become of them are read from sysfs. The agent is asked what it does; if
 none runs, the requests are still shown. As JSON the report has these members:
 
-  agent      null where none runs, else what status.py tells, without the requests
+  agent      null if none runs, else what status.py tells, without the requests
   acknowledgements   what administrators have said and holds: subject, by, given and until, the
              latter two in seconds since 1970
   requests   a list, the one with the least time left first, each with
@@ -51,8 +51,8 @@ def print_status(sysfs: str, as_json: bool) -> int:
     requests = _requests(sysfs, agent.pop("requests") if agent else [])
     acknowledged = _acknowledged()
     if as_json:
-        told = {"agent": agent, "requests": requests, "acknowledgements": acknowledged}
-        print(json.dumps(told, indent=2))
+        report = {"agent": agent, "requests": requests, "acknowledgements": acknowledged}
+        print(json.dumps(report, indent=2))
     else:
         _print_table(requests)
         _print_attempts(agent["attempts"] if agent else [], requests)
@@ -88,18 +88,18 @@ def _ask() -> dict[str, Any] | None:
             connection.connect(path)
             while part := connection.recv(1 << 16):
                 answer += part
-        told: dict[str, Any] = json.loads(answer)
+        state: dict[str, Any] = json.loads(answer)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except PermissionError as error:
         raise NoAnswer("only root may ask the agent; run this as root") from error
     except (OSError, ValueError) as error:
         raise NoAnswer(f"the agent does not answer at {path}: {error}") from error
-    return told
+    return state
 
 
-def _requests(sysfs: str, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_directory = {(each["directory"], each["rid"]): each for each in told}
+def _requests(sysfs: str, served: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_directory = {(each["directory"], each["rid"]): each for each in served}
     requests = []
     for directory, _inode in find_requests(sysfs):
         # It may go at any moment.

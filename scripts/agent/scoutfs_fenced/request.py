@@ -127,7 +127,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
         rid = value("rid")
         if not RID.fullmatch(rid):
             raise ValueError(f"its rid is '{rid}'")
-        # Whole seconds are told, the rest is not.
+        # The kernel shows whole seconds only.
         age = int(value("elapsed_secs"))
         now = time.monotonic()
         reason = value("reason")

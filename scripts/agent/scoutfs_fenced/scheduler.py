@@ -57,7 +57,7 @@ from scoutfs_fenced.request import GONE, UNKNOWN_ADDRESSES, Request, RequestFile
 from scoutfs_fenced.slots import Place, Slots, Urgency
 from scoutfs_fenced.statefile import StateError
 
-# How long commands that were told to end may take to do so, when the agent stops.
+# How long commands that got SIGTERM may take to do so, when the agent stops.
 SECONDS_TO_END = 10.0
 
 # An attempt knows when to end. One that does not is ended this many seconds after.
@@ -422,7 +422,7 @@ class Scheduler:
                         files.finish(fenced)
                     else:
                         # Without an answer the leader gives up, and the next one asks.
-                        ending += "; its leader, who would take error for success, is told nothing"
+                        ending += "; its leader, which would take error for success, gets no answer"
         except _CannotOpenError as error:
             # As if no more files could be open. The record, if it is fenced, answers it later.
             served.log(f"{ending}, but its files cannot be opened: {error}", level=log.ERROR)

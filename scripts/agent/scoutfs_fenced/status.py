@@ -17,7 +17,7 @@ A connection gets one JSON object and is closed. Its members:
     state        waiting-for-host, waiting-for-slot, running, pausing or done
     doing        its current step while it is running, else empty
     for          seconds since it is in this state
-    attempt      which attempt this is, from 1 on; 0 where none has begun
+    attempt      which attempt this is, from 1 on; 0 if none has begun
     result       how the last attempt ended, or empty
 """
 
