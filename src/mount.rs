@@ -59,7 +59,6 @@ use crate::{
         glue,
         jiffies::{
             jiffies,
-            Deadline,
             Jiffies, //
         },
         kobject::{
@@ -230,36 +229,32 @@ impl Mount {
     /// Lists a request whose directory is complete.
     fn list(this: &Arc<Self>, request: Arc<FenceRequest>, reservation: Reservation<FenceRequest>) {
         let mut table = this.table.lock();
-        let now = jiffies();
-        let remaining = request.state().access(&table).remaining(now);
         let address = request.address.into();
         glue::trace_start(&this.label, request.rid, &address, request.reason);
         table.add(request.clone(), reservation);
-        if let Some(remaining) = remaining {
-            Self::schedule_timeout(this, &mut table, now, remaining);
-        }
+        Self::schedule_timeout(this, &mut table);
+        let answered = request.state().access(&table).is_finished();
         drop(table);
-        if remaining.is_none() {
-            // The agent answered as soon as it saw the directory.
+        if answered {
+            // The agent wrote as soon as it saw the directory.
             this.changed.wake_up_all();
         }
         Self::queue_notify(this, request.as_arc_borrow());
     }
 
-    /// Has the timeout work run within `remaining` jiffies.
-    fn schedule_timeout(
-        this: &Arc<Self>,
-        table: &mut Table<FenceRequest>,
-        now: Jiffies,
-        remaining: Jiffies,
-    ) {
+    /// Has the timeout work run when the next request times out, or earlier.
+    fn schedule_timeout(this: &Arc<Self>, table: &mut Table<FenceRequest>) {
+        let Some(deadline) = table.deadline() else {
+            return;
+        };
         // A later request may time out earlier: root can change the parameter.
         if table
             .timeout_at
-            .is_none_or(|scheduled| remaining < scheduled.remaining(now))
+            .is_none_or(|scheduled| deadline < scheduled)
         {
-            table.timeout_at = Some(Deadline::new(now, remaining));
-            DelayedWork::<Self, TIMEOUT>::reschedule(this, remaining);
+            table.timeout_at = Some(deadline);
+            let delay = deadline.saturating_sub(jiffies());
+            DelayedWork::<Self, TIMEOUT>::reschedule(this, delay);
         }
     }
 
@@ -421,15 +416,12 @@ impl Mount {
     /// for the next one.
     fn time_out(this: &Arc<Self>) -> Option<Arc<FenceRequest>> {
         let mut table = this.table.lock();
-        let now = jiffies();
         table.timeout_at = None;
-        if let Some(request) = table.time_out(now) {
+        if let Some(request) = table.time_out(jiffies()) {
             glue::trace_failed(&this.label, request.rid, true);
             return Some(request);
         }
-        if let Some(remaining) = table.remaining(now) {
-            Self::schedule_timeout(this, &mut table, now, remaining);
-        }
+        Self::schedule_timeout(this, &mut table);
         None
     }
 }

@@ -18,7 +18,6 @@ use crate::linux::{
     jiffies::{
         jiffies64_to_msecs,
         msecs_to_jiffies,
-        Deadline,
         Jiffies, //
     }, //
 };
@@ -176,7 +175,8 @@ impl PendingEvents {
 pub(crate) struct RequestState {
     /// A mask of reason classes.
     reasons: u8,
-    deadline: Deadline,
+    started: Jiffies,
+    deadline: Jiffies,
     status: Status,
     events: PendingEvents,
 }
@@ -186,7 +186,8 @@ impl RequestState {
     pub(crate) fn new(reason: c_int, now: Jiffies, timeout_ms: u32) -> Self {
         Self {
             reasons: 1 << reason_class(reason),
-            deadline: Deadline::new(now, msecs_to_jiffies(timeout_ms)),
+            started: now,
+            deadline: now.saturating_add(msecs_to_jiffies(timeout_ms)),
             status: Status::Pending,
             events: PendingEvents::new(),
         }
@@ -265,17 +266,12 @@ impl RequestState {
 
     /// The tick at which the request times out; `None` once it is finished.
     pub(crate) fn deadline(&self) -> Option<Jiffies> {
-        (!self.is_finished()).then(|| self.deadline.tick())
-    }
-
-    /// The jiffies until the request times out; `None` once it is finished.
-    pub(crate) fn remaining(&self, now: Jiffies) -> Option<Jiffies> {
-        (!self.is_finished()).then(|| self.deadline.remaining(now))
+        (!self.is_finished()).then_some(self.deadline)
     }
 
     /// The milliseconds from the start to `now`.
     pub(crate) fn elapsed_ms(&self, now: Jiffies) -> u64 {
-        jiffies64_to_msecs(self.deadline.elapsed(now))
+        jiffies64_to_msecs(now.saturating_sub(self.started))
     }
 }
 
@@ -297,8 +293,8 @@ mod tests {
             reasons_have_names,
             reasons_without_a_name_share_a_class,
             a_reason_is_new_once,
-            time_passes_until_there_is_an_answer,
-            the_deadline_is_the_same_across_a_wrap,
+            a_finished_request_has_no_deadline,
+            elapsed_time_counts_from_the_start,
             every_event_is_sent_once_and_in_order,
             no_event_is_sent_before_the_request_is_added,
             no_event_is_sent_after_the_request_is_removed,
@@ -405,28 +401,24 @@ mod tests {
         check!(request.has_reason(0));
     }
 
-    fn time_passes_until_there_is_an_answer() {
-        let mut request = request();
-        let span = msecs_to_jiffies(30_000);
-        check_eq!(request.remaining(1000), Some(span));
-        check_eq!(request.remaining(1000 + span - 1), Some(1));
-        check_eq!(request.remaining(1000 + span), Some(0));
-        check_eq!(request.remaining(1000 + 2 * span), Some(0));
-        check_eq!(request.elapsed_ms(1000), 0);
-        check_eq!(request.elapsed_ms(1000 + span), 30_000);
-        check_eq!(request.elapsed_ms(1000 + 2 * span), 60_000);
-        check!(request.fail(Failure::Indicated));
-        check_eq!(request.remaining(1000), None);
-        check_eq!(request.elapsed_ms(1000 + span), 30_000);
+    fn a_finished_request_has_no_deadline() {
+        let deadline = 1000 + msecs_to_jiffies(30_000);
+        let mut fenced = request();
+        check_eq!(fenced.deadline(), Some(deadline));
+        check_eq!(fenced.fence(1000), Ok(true));
+        check_eq!(fenced.deadline(), None);
+        let mut failed = request();
+        check!(failed.fail(Failure::Indicated));
+        check_eq!(failed.deadline(), None);
     }
 
-    fn the_deadline_is_the_same_across_a_wrap() {
-        let request = RequestState::new(0, Jiffies::MAX - 1, 30_000);
+    fn elapsed_time_counts_from_the_start() {
+        let mut request = request();
         let span = msecs_to_jiffies(30_000);
-        check_eq!(request.remaining(Jiffies::MAX - 1), Some(span));
-        check_eq!(request.remaining(0), Some(span - 2));
-        check_eq!(request.remaining(span - 2), Some(0));
-        check_eq!(request.elapsed_ms(span - 2), 30_000);
+        check_eq!(request.elapsed_ms(1000), 0);
+        check_eq!(request.elapsed_ms(1000 + span), 30_000);
+        check!(request.fail(Failure::Indicated));
+        check_eq!(request.elapsed_ms(1000 + 2 * span), 60_000);
     }
 
     const FENCED_AT: Event = Event::Fenced(7);

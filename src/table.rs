@@ -6,10 +6,7 @@
 //! under it: a [`Reservation`] is made before.
 
 use crate::{
-    linux::jiffies::{
-        Deadline,
-        Jiffies, //
-    },
+    linux::jiffies::Jiffies,
     request::{
         reason_class,
         Failure,
@@ -51,7 +48,8 @@ pub(crate) struct SortKey {
 /// Space for one request in a table.
 pub(crate) type Reservation<T> = RBTreeNodeReservation<SortKey, Arc<T>>;
 
-/// Requests sorted by their keys, and their number.
+/// Requests sorted by their keys, and their number: not every kernel crate's tree knows in one step
+/// whether it is empty.
 struct SortedIndex<T> {
     tree: RBTree<SortKey, Arc<T>>,
     length: usize,
@@ -67,14 +65,6 @@ impl<T> Default for SortedIndex<T> {
 }
 
 impl<T> SortedIndex<T> {
-    fn first(&self) -> Option<&Arc<T>> {
-        self.tree.values().next()
-    }
-
-    fn contains(&self, key: &SortKey) -> bool {
-        self.tree.get(key).is_some()
-    }
-
     fn insert(&mut self, key: SortKey, entry: Arc<T>, reservation: Reservation<T>) {
         self.tree.insert(reservation.into_node(key, entry));
         self.length += 1;
@@ -107,7 +97,7 @@ pub(crate) struct Table<T> {
     /// Whether the mount is destroyed, and lists no requests any more.
     pub(crate) destroyed: bool,
     /// When the timeout work runs, if it is scheduled.
-    pub(crate) timeout_at: Option<Deadline>,
+    pub(crate) timeout_at: Option<Jiffies>,
 }
 
 impl<T: TableEntry> Table<T> {
@@ -138,11 +128,11 @@ impl<T: TableEntry> Table<T> {
         self.index(key).insert(key, entry, reservation);
     }
 
-    /// Takes a freed request off the list; returns it if it was listed.
-    pub(crate) fn remove(&mut self, entry: &T) -> Option<Arc<T>> {
+    /// Takes a freed request off the list, if it is listed. The caller frees what is returned
+    /// without the lock.
+    pub(crate) fn remove(&mut self, entry: &T) -> Option<impl Sized> {
         let key = self.key(entry);
-        // The space in the tree is freed here.
-        let (removed, _) = self.index(key).remove(&key)?;
+        let removed = self.index(key).remove(&key)?;
         let state = entry.state().access_mut(self);
         state.remove(Removal::Freed);
         let failed = state.has_failed();
@@ -174,7 +164,7 @@ impl<T: TableEntry> Table<T> {
     /// See [`RequestState::fail`].
     pub(crate) fn fail(&mut self, entry: &T, failure: Failure) -> bool {
         let changed = self.update(entry, |state| state.fail(failure));
-        if changed && self.finished.contains(&self.key(entry)) {
+        if changed && self.finished.tree.get(&self.key(entry)).is_some() {
             self.count_failure();
         }
         changed
@@ -182,32 +172,27 @@ impl<T: TableEntry> Table<T> {
 
     /// Fails the listed request that timed out first, if any has.
     pub(crate) fn time_out(&mut self, now: Jiffies) -> Option<Arc<T>> {
-        if self.remaining(now)? > 0 {
+        if self.deadline()? > now {
             return None;
         }
-        let entry = self.pending.first()?.clone();
+        let entry = self.pending.tree.values().next()?.clone();
         self.fail(&entry, Failure::TimedOut);
         Some(entry)
     }
 
-    /// The jiffies until the next listed request times out.
-    pub(crate) fn remaining(&self, now: Jiffies) -> Option<Jiffies> {
-        self.pending.first()?.state().access(self).remaining(now)
+    /// The tick at which the next listed request times out.
+    pub(crate) fn deadline(&self) -> Option<Jiffies> {
+        self.pending.tree.keys().next()?.deadline
     }
 
     /// The finished request that was started first.
     pub(crate) fn next(&self) -> Option<&Arc<T>> {
-        self.finished.first()
+        self.finished.tree.values().next()
     }
 
     /// Whether no request is listed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many requests are listed.
-    pub(crate) fn len(&self) -> usize {
-        self.pending.length + self.finished.length
+        !self.any_pending() && !self.any_finished()
     }
 
     /// Whether a listed request is not answered.
@@ -371,7 +356,7 @@ mod tests {
 
         fn remove(&self, item: &Item) -> bool {
             let removed = self.0.lock().remove(item);
-            removed.is_some_and(|removed| removed.number == item.number)
+            removed.is_some()
         }
     }
 
@@ -417,20 +402,20 @@ mod tests {
     fn requests_time_out_in_the_order_of_their_deadlines() -> Result {
         let board = Board::new()?;
         board.listed([300, 100, 100])?;
-        let (early, late) = (msecs_to_jiffies(100), msecs_to_jiffies(300));
+        let (early, late) = (NOW + msecs_to_jiffies(100), NOW + msecs_to_jiffies(300));
         let expired = |now| {
             let expired = board.0.lock().time_out(now);
             expired.map(|item| item.number)
         };
-        check_eq!(board.0.lock().remaining(NOW), Some(early));
-        check_eq!(expired(NOW + early - 1), None);
-        check_eq!(expired(NOW + early), Some(2));
-        check_eq!(expired(NOW + early), Some(3));
-        check_eq!(expired(NOW + early), None);
-        check_eq!(board.0.lock().remaining(NOW), Some(late));
-        check_eq!(expired(NOW + 2 * late), Some(1));
-        check_eq!(expired(NOW + 2 * late), None);
-        check_eq!(board.0.lock().remaining(NOW), None);
+        check_eq!(board.0.lock().deadline(), Some(early));
+        check_eq!(expired(early - 1), None);
+        check_eq!(expired(early), Some(2));
+        check_eq!(expired(early), Some(3));
+        check_eq!(expired(early), None);
+        check_eq!(board.0.lock().deadline(), Some(late));
+        check_eq!(expired(2 * late), Some(1));
+        check_eq!(expired(2 * late), None);
+        check_eq!(board.0.lock().deadline(), None);
         check_eq!(board.0.lock().failures, 3);
         check_eq!(board.next(), Some((1, true)));
         Ok(())
@@ -513,7 +498,7 @@ mod tests {
         }
         check!(board.0.lock().is_empty());
         check!(!board.0.lock().any_failed());
-        check_eq!(board.0.lock().remaining(NOW), None);
+        check_eq!(board.0.lock().deadline(), None);
         Ok(())
     }
 

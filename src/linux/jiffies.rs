@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The kernel's tick counter, and deadlines that it reaches.
+//! The kernel's tick counter.
 //!
 //! C header: [`include/linux/jiffies.h`](srctree/include/linux/jiffies.h)
 
@@ -12,8 +12,9 @@ pub(crate) use kernel::time::Jiffies;
 /// A timeout that never expires. Mirrors `MAX_SCHEDULE_TIMEOUT` of `include/linux/sched.h`.
 pub(crate) const MAX_SCHEDULE_TIMEOUT: Jiffies = Jiffies::MAX >> 1;
 
-/// The tick counter, which wraps. Any context.
+/// The tick counter: 64 bits, which do not wrap in practice. Any context.
 pub(crate) fn jiffies() -> Jiffies {
+    const { assert!(Jiffies::BITS == 64) };
     // SAFETY: `jiffies` is one aligned machine word. C reads it as volatile too, because the timer
     // interrupt writes it.
     unsafe { (&raw const bindings::jiffies).read_volatile() }
@@ -30,38 +31,6 @@ pub(crate) fn msecs_to_jiffies(msecs: u32) -> Jiffies {
     kernel::time::msecs_to_jiffies(msecs)
 }
 
-/// A point in time after another one, in jiffies.
-///
-/// Only differences of [`jiffies`] are computed, so the counter may wrap.
-#[derive(Clone, Copy)]
-pub(crate) struct Deadline {
-    set: Jiffies,
-    span: Jiffies,
-}
-
-impl Deadline {
-    /// `span` jiffies after `now`.
-    pub(crate) fn new(now: Jiffies, span: Jiffies) -> Self {
-        Self { set: now, span }
-    }
-
-    /// The jiffies from `now` to the deadline; 0 if it has passed.
-    pub(crate) fn remaining(&self, now: Jiffies) -> Jiffies {
-        self.span.saturating_sub(self.elapsed(now))
-    }
-
-    /// The tick of the deadline, to order deadlines by: 64 bits do not wrap in practice.
-    pub(crate) fn tick(&self) -> Jiffies {
-        const { assert!(Jiffies::BITS == 64) };
-        self.set.saturating_add(self.span)
-    }
-
-    /// The jiffies from the `now` of [`new`](Self::new) to this one.
-    pub(crate) fn elapsed(&self, now: Jiffies) -> Jiffies {
-        now.wrapping_sub(self.set)
-    }
-}
-
 #[cfg(kunit)]
 mod tests {
     use super::*;
@@ -76,8 +45,6 @@ mod tests {
         [
             spans_last_at_least_as_long_as_asked_for,
             jiffies_never_go_back,
-            a_deadline_passes_once,
-            a_deadline_survives_a_wrap,
         ]
     );
 
@@ -94,23 +61,5 @@ mod tests {
     fn jiffies_never_go_back() {
         let earlier = jiffies();
         check!(jiffies().wrapping_sub(earlier) <= MAX_SCHEDULE_TIMEOUT);
-    }
-
-    fn a_deadline_passes_once() {
-        let deadline = Deadline::new(100, 7);
-        for (now, elapsed, remaining) in [(100, 0, 7), (106, 6, 1), (107, 7, 0), (108, 8, 0)] {
-            check_eq!(deadline.elapsed(now), elapsed);
-            check_eq!(deadline.remaining(now), remaining);
-        }
-        check_eq!(Deadline::new(100, 0).remaining(100), 0);
-        check_eq!(Deadline::new(0, Jiffies::MAX).remaining(Jiffies::MAX), 0);
-    }
-
-    fn a_deadline_survives_a_wrap() {
-        let deadline = Deadline::new(Jiffies::MAX - 2, 7);
-        for (now, elapsed, remaining) in [(Jiffies::MAX, 2, 5), (0, 3, 4), (4, 7, 0), (9, 12, 0)] {
-            check_eq!(deadline.elapsed(now), elapsed);
-            check_eq!(deadline.remaining(now), remaining);
-        }
     }
 }
