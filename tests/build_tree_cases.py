@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from host_cases import TOP, CaseFailed, case
@@ -213,6 +214,8 @@ def a_build_tree_that_fails_leaves_nothing(kdir: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                # A shell cannot trap what it inherits as ignored, as from nohup.
+                preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
             ) as process:
                 end = time.monotonic() + 30
                 while not list(it.trees.glob("making-*/build/begun")):
