@@ -21,7 +21,7 @@
 # Everything but the first, install, dist and clean sets up what is missing, in a cache folder outside
 # this tree; see scripts/lab/.
 
-# The kernel's headers; scripts/rust-build-tree tells what they default to.
+# The kernel's headers; scripts/rust-build-tree has the defaults.
 export KDIR
 export LINUX_SOURCE
 export RUST_TREES

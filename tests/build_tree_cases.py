@@ -61,11 +61,11 @@ class Kernel:
         (self.source / "Makefile").write_text(text)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What the script is told; an empty value takes a variable away."""
+        """The script's environment; an empty value takes a variable away."""
         plain = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
-        told = {"KDIR": str(self.headers), "LINUX_SOURCE": str(self.source)}
-        told |= {"RUST_TREES": str(self.trees), **more}
-        return {name: value for name, value in (plain | told).items() if value}
+        given = {"KDIR": str(self.headers), "LINUX_SOURCE": str(self.source)}
+        given |= {"RUST_TREES": str(self.trees), **more}
+        return {name: value for name, value in (plain | given).items() if value}
 
     def run(self, **more: str) -> "subprocess.CompletedProcess[str]":
         """Runs the script to its end."""
@@ -129,7 +129,7 @@ def a_build_tree_needs_packages_and_names_them(kdir: Path) -> None:
     with kernel() as it, tempfile.TemporaryDirectory() as folder:
         path = path_without(Path(folder), "rustc", "bindgen")
         it.refused("apt-get install bindgen rustc", PATH=path)
-        # The version of what is there says nothing of rustc's library.
+        # The version of the installed package says nothing of rustc's library.
         (Path(folder) / "rustc").write_text(f"#!/bin/sh\necho {folder}\n")
         (Path(folder) / "rustc").chmod(0o755)
         shutil.copy(shutil.which("true") or "", Path(folder) / "bindgen")
@@ -199,7 +199,7 @@ def a_build_tree_is_made_once(kdir: Path) -> None:
 
 @case
 def a_build_tree_that_fails_leaves_nothing(kdir: Path) -> None:
-    """A build that fails is told of with its output, and one that is interrupted leaves nothing."""
+    """A build that fails is reported with its output; one that is interrupted leaves nothing."""
     with kernel() as it:
         for failing in ("olddefconfig", "modules_prepare"):
             it.make_does(f"@if test $@ = {failing}; then echo $@ went wrong; exit 1; fi")

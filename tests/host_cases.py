@@ -91,7 +91,7 @@ def exports_the_functions_for_gpl_modules(kdir: Path) -> None:
 
 
 @case
-def modinfo_tells_what_the_module_is(kdir: Path) -> None:
+def modinfo_says_what_the_module_is(kdir: Path) -> None:
     """The module says its licence, version, parameter and what it is for."""
     module = TOP / "scoutfs_fence.ko"
     for field, wanted in (
@@ -286,7 +286,7 @@ def the_documented_build_of_scoutfs_works(kdir: Path) -> None:
 def the_archive_of_the_sources_needs_no_git(kdir: Path) -> None:
     """`make dist` packs what belongs to the tree; `make clean` works there, without git."""
     with tempfile.TemporaryDirectory() as folder:
-        # In a repository of somebody else's, which tracks whatever there is.
+        # In another project's repository, which tracks every file.
         archive = Path(folder) / "sources.tar.xz"
         output_of(TOP / "scripts/tree", "archive", archive)
         output_of("tar", "-x", "-C", folder, "-f", archive)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What `make demo` shows, told in the guest: three fence requests, from the asking to the end.
+"""What `make demo` shows, from the guest: three fence requests, from start to end.
 
-Whatever is told is checked, too: a step that does not end as it should ends the story with a
+Whatever is printed is checked, too: a step that does not end as it should ends the story with a
 sentence and exit status 1.
 """
 
@@ -45,7 +45,7 @@ TIMEOUT_MS = 1500
 
 
 class Story:
-    """Lines with the time and who speaks, in the order in which things happen."""
+    """Lines with the time and their source, in the order of the events."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -59,7 +59,7 @@ class Story:
             print(f"\n{title}\n", flush=True)
 
     def tell(self, who: str, text: str, *more: str) -> None:
-        """Says what somebody did, and in further lines what belongs to it."""
+        """Prints what a side did, and in further lines what belongs to it."""
         with self._changed:
             seconds = time.monotonic() - self._began
             print(f"{seconds:7.3f} s  {who:<7} {text}", flush=True)
@@ -69,7 +69,7 @@ class Story:
             self._changed.notify_all()
 
     def expect(self, who: str, pattern: str) -> None:
-        """Returns once somebody has said something in this chapter."""
+        """Returns once a side has said something in this chapter."""
 
         def said() -> bool:
             return any(who == by and re.search(pattern, text) for by, text in self._lines)
@@ -177,7 +177,7 @@ class Agent:
 
 @contextmanager
 def kernel_log(story: Story) -> Iterator[None]:
-    """Tells what the module logs, at once; anything that the kernel complains of is a failure."""
+    """Prints what the module logs, at once; anything that the kernel complains of is a failure."""
     over = threading.Event()
 
     def listen(log: kernel.KernelLog) -> None:
@@ -206,13 +206,13 @@ def readable(returned: int) -> str:
 
 
 def describe(finished: Finished) -> str:
-    """What fence_next tells of a request."""
+    """What fence_next returns for a request."""
     ending = "it could not be fenced" if finished.error else "it is fenced"
     return f"rid {finished.rid:016x}, {REASONS[finished.reason]}, {ending}"
 
 
 def fenced(story: Story, leader: Leader, other: Leader) -> None:
-    """A request that goes well."""
+    """A request that is fenced."""
     rid = 0x00C0FFEE00000001
     story.chapter("A host has lost its connection. The agent fences it.")
     request = leader.start(rid, "10.0.0.11", CLIENT_RECOVERY)
@@ -246,9 +246,9 @@ def failing(story: Story, leader: Leader) -> None:
 
 
 def unserved(story: Story, leader: Leader, agent: Agent) -> None:
-    """A request that nobody serves."""
+    """A request that no agent serves."""
     rid = 0x00C0FFEE00000003
-    story.chapter("The agent is stopped. Nobody serves the next request, and its time runs out.")
+    story.chapter("The agent is stopped. No agent serves the next request, and its time runs out.")
     agent.stop()
     kernel.TIMEOUT_MS.write_text(f"{TIMEOUT_MS}\n")
     story.tell("sysfs", f"{kernel.TIMEOUT_MS} is set to {TIMEOUT_MS}")
@@ -295,7 +295,7 @@ def tell(story: Story) -> None:
 
 
 def main() -> None:
-    """Tells the story; the exit status says whether it went as it should."""
+    """Runs the story; the exit status is 0 if each step ended as it should."""
     story = Story()
     try:
         with kernel_log(story):

@@ -50,7 +50,7 @@ COUNTED = (
 
 
 class Unusable(Exception):
-    """Something that the person who called can mend; the message says how."""
+    """Something that the user can mend; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def lab_path(name: str) -> Path:
-    """Tell where the lab keeps something."""
+    """Print where the lab keeps something."""
     answer = subprocess.run([LAB / "lab", "path", name], stdout=subprocess.PIPE, text=True)
     if answer.returncode != 0:
         raise SystemExit(answer.returncode)
@@ -83,7 +83,7 @@ def lab_path(name: str) -> Path:
 
 
 def add_file(stage: Path, pair: str) -> None:
-    """Copy one SRC:DEST to where it is to stand in the guest."""
+    """Copy one SRC:DEST to its place in the guest."""
     source, _, destination = pair.rpartition(":")
     if not source or not destination.startswith("/"):
         raise Unusable(f"--add takes SRC:DEST with an absolute DEST, and not '{pair}'.")
@@ -202,7 +202,7 @@ def boot(
 
 
 def see_through(output: int, status_file: Path, seconds: float, sink: int | None) -> bool:
-    """Pass on a guest's output until the guest has ended; False where its time was over."""
+    """Pass on a guest's output until the guest has ended; False if its time was over."""
     now = time.monotonic()
     end, end_of_boot = now + seconds, now + SECONDS_TO_START
     reported = False
@@ -226,7 +226,7 @@ def probe_kvm(vmlinuz: Path, work: Path) -> bool:
 
 
 def choose_accelerator(vmlinuz: Path, work: Path) -> tuple[str, ...]:
-    """Prefer KVM where it works; that is tried once for each time the host was booted."""
+    """Prefer KVM if it works; that is tried once for each time the host was booted."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return EMULATED
     host_boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -191,7 +191,7 @@ static void floor_remove(struct kobject *kobj)
 	kobject_put(kobj);
 }
 
-/* As one of the set, where there is one, and otherwise beside all others. */
+/* In the set if there is one, else beside all others. */
 static struct kobject *floor_make(u64 rid, struct kset *set)
 {
 	struct kobject *parent = set ? &set->kobj : bench_floor_directory;
@@ -359,7 +359,7 @@ static void measure_looking(u64 *spent)
 		MEASURE_CALLS(&spent[3], bench_drained(sb, &error));
 }
 
-/* A mount comes and goes while another one has requests. */
+/* Sets up and destroys a mount while another one has requests. */
 static int measure_mount(u64 *spent)
 {
 	struct super_block *sb = bench_other_mount->mnt_sb;

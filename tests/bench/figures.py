@@ -72,7 +72,7 @@ class Figure:
     measured: str
     floor: str
     bound: str
-    # None where the figure only explains another one.
+    # None if the figure only explains another one.
     kept: bool | None
 
 

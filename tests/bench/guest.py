@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Measures in the guest. Tells its progress, and in its last line what it found, as JSON.
+Measures in the guest. Prints its progress, and in its last line the results as JSON.
 
 guest.py MODULE SHORT    where MODULE is the name of the module to measure, SHORT is 0 or 1
 """

@@ -54,7 +54,7 @@ class Figures:
 
 
 def floor(times: int) -> Figures:
-    """What starting the command takes by itself: nobody can be faster."""
+    """What starting the command takes by itself: no agent can be faster."""
     with tempfile.TemporaryDirectory() as folder:
         it = Agent(Path(folder))
         command = it.command("exit 0")

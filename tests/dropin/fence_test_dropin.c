@@ -2,7 +2,7 @@
 /*
  * Calls the eight functions as they have always been declared, while it is
  * loaded: an agent has to fence the mount c0ffee meanwhile.  Loading fails
- * where a function does not do what it should.
+ * if a function does not do what it should.
  */
 
 #include <linux/fs.h>

@@ -126,7 +126,7 @@ static void shutdown_worker(struct work_struct *work)
 	spin_unlock(&leader->lock);
 }
 
-/* Frees the oldest request where it is fenced, which is all that there is to reclaim here. */
+/* Frees the oldest request if it is fenced: there is nothing else to reclaim here. */
 static int reclaim_next(struct fence_test_leader *leader)
 {
 	int reason;

@@ -44,7 +44,7 @@
 #define THREADS		64
 #define MAJOR_NR	511
 
-/* Nobody is left waiting for so long, which is less than it takes to be a hung task. */
+/* No waiter sleeps for so long, which is less than it takes to be a hung task. */
 #define PATIENCE	(12 * HZ)
 /* The shortest timeout that requests have, less what ticks and roundings take. */
 #define LATE		msecs_to_jiffies(90)
@@ -66,7 +66,7 @@ static const char * const count_names[COUNTS] = {
 struct torture_mount {
 	int nr;
 	struct super_block sb;
-	/* NULL where the directory is the module's own. */
+	/* NULL if the directory is the module's own. */
 	struct kobject *parent;
 
 	/* What this round of a judged mount is about. */
@@ -216,7 +216,7 @@ static int partner(void *data)
 	return 0;
 }
 
-/* What a waiter may answer when the request is dropped.  Who comes later finds none. */
+/* What a waiter may return when the request is dropped.  A later one finds none. */
 static bool dropped_is_right(struct torture_mount *mount, long ret)
 {
 	switch (mount->ending) {
@@ -272,7 +272,7 @@ static int witness(void *data)
 /* What wait_fenced may answer when the request ends in this way. */
 static bool answer_is_right(struct torture_mount *mount, int ret)
 {
-	/* Nobody has answered in time. */
+	/* No answer came in time. */
 	if (ret == -EIO)
 		return mount->ending == BY_ERROR || is_late(mount);
 

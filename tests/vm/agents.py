@@ -19,7 +19,7 @@ AGENT = kernel.MODULES / "scoutfs-fenced"
 # How soon it acts, as promised.
 MOST_MILLISECONDS = 50 * kernel.PATIENCE
 
-# The first start in a guest has Python compile its own library, which nobody has done before.
+# The first start in a guest has Python compile its own library, which has not been done before.
 SECONDS_TO_START = 60
 
 

@@ -105,7 +105,7 @@ class Bmc:
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
+    """A port without a listener."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]

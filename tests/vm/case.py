@@ -81,7 +81,7 @@ class Case:
         kernel.TIMEOUT_MS.write_text(f"{timeout_ms}\n")
 
     def tidy(self) -> None:
-        """Takes the mounts away, by force where a failed case has left something running."""
+        """Takes the mounts away, by force if a failed case has left something running."""
         busy = [mount.path.name for mount in self._mounts if not _unmount(mount)]
         if self._calls_without_setup:
             Case._limited_until = time.monotonic() + 1.1
@@ -141,7 +141,7 @@ def _unmount(mount: Mount) -> bool:
 
 CaseFunction = Callable[[Case], None]
 ALL: dict[str, CaseFunction] = {}
-# The option of the kernel's configuration that a case needs, where it needs one.
+# The option of the kernel's configuration that a case needs, if it needs one.
 OPTIONS: dict[str, str] = {}
 
 

@@ -300,7 +300,7 @@ class Tally:
         self.failed: set[str] = set()
 
     def read(self) -> None:
-        """Fails where something was wrong."""
+        """Fails if something was wrong."""
         complaints = self._log.complaints()
         lines = self._log.take()
         wrong = [line.text for line in lines if line.text.startswith(f"{TORTURE}: wrong: ")]

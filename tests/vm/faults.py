@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Allocations that fail, one at a time, where the kernel has failslab.
+Allocations that fail, one at a time, on kernels with failslab.
 
 Only allocations below a piece of code, such as the module's, are counted: the kernel's own for the
 system call that leads there do not matter.

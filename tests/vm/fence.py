@@ -270,7 +270,7 @@ class Mount:
         return self.returns(f"start_addr {rid:x} {address} {reason}")
 
     def next(self, how: str = "") -> int | Finished:
-        """The oldest finished request, or the errno where there is none."""
+        """The oldest finished request, or the errno if there is none."""
         answer = self.call(f"{how} next")
         found = re.fullmatch(r"0 rid=([0-9a-f]{16}) reason=(-?\d+) error=([01])\n", answer)
         if not found:

@@ -5,7 +5,7 @@ Random sequences of steps, taken by the model and by the module.
 A sequence is decided by its seed, and begins with nothing mounted.  Where the two answer a step
 differently, steps are left out for as long as there is still a difference.
 
-Time decides nothing: where a step has ended so late that requests may have timed out before they
+Time decides nothing: if a step has ended so late that requests may have timed out before they
 were meant to, the sequence ends without a verdict.
 """
 
@@ -44,7 +44,7 @@ MakeModel = Callable[[], Model]
 
 
 class Uncertain(Exception):
-    """Nobody knows which requests had timed out when a step was taken."""
+    """It is unknown which requests had timed out when a step was taken."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def say(*lines: str) -> None:
 
 @contextmanager
 def told_if_it_hangs(steps: list[Step]) -> Iterator[None]:
-    """Prints the steps where the last of them never returns; nothing can be done about it."""
+    """Prints the steps if the last of them never returns; nothing can be done about it."""
 
     def tell() -> None:
         say(f"not over within {SECONDS_OF_A_SEQUENCE} s:", *map(written, steps))

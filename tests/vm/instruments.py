@@ -256,7 +256,7 @@ def left_asleep(case: Case) -> None:
         "        let _ = self.fence(&entry, now);\n        Some(entry)\n",
     ),
 )
-def told_as_fenced(case: Case) -> None:
+def reported_as_fenced(case: Case) -> None:
     """A request that times out counts as fenced."""
     with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
         run_case("torture")(case)

@@ -18,7 +18,7 @@ SYSFS = Path("/sys")
 
 
 def errno_of(action: Callable[..., object], *arguments: object) -> int:
-    """The errno that it ended with, 0 where it worked."""
+    """The errno that it ended with, 0 if it worked."""
     try:
         action(*arguments)
     except OSError as error:

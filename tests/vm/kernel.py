@@ -165,7 +165,7 @@ _COMPLAINT = re.compile(
     r"|soft lockup|hard LOCKUP|page allocation failure|panicked|rust_kernel",
 )
 # Printed once for each boot by whatever module is built out of tree and not signed; and for each
-# kobject, where DEBUG_KOBJECT_RELEASE lets it live on for a while.
+# kobject, which DEBUG_KOBJECT_RELEASE lets live on for a while.
 _ALLOWED = re.compile(
     r"loading out-of-tree module taints kernel|module verification failed"
     r"|^kobject: '.*: kobject_release, parent .* \(delayed \d+\)$"

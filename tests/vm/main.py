@@ -93,7 +93,7 @@ def run_instrument(name: str) -> tuple[list[str], list[str]]:
 
 
 def check_kernel() -> None:
-    """Ends all where something was wrong with the kernel before the first case."""
+    """Ends all if something was wrong with the kernel before the first case."""
     if taints := kernel.taints():
         sys.exit(f"The kernel is tainted since it booted: {taints}.")
     if not kernel.lockdep_looks():

@@ -135,6 +135,6 @@ def systemd() -> Iterator[Systemd]:
 
 
 def _pids() -> list[int]:
-    """The guest's systemd: one, or none where it does not run yet or any more."""
+    """The guest's systemd: one, or none if it does not run yet or any more."""
     done = subprocess.run(["pidof", "systemd"], stdout=subprocess.PIPE, text=True, check=False)
     return [int(pid) for pid in done.stdout.split()]

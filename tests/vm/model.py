@@ -3,8 +3,8 @@
 The two interfaces as a program that is short enough to be read beside include/fence.h.
 
 It promises what the header and the table of files promise, and knows nothing of how the module does
-it.  A step is a few words; what it answers is a number, where negative ones are errors, or a text.
-None is the answer to a step that makes no sense as things stand, or that would wait for ever.
+it.  A step is a few words; what it answers is a number, negative for errors, or a text.
+None is the answer to a step that makes no sense in this state, or that would wait for ever.
 """
 
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Request:
             "ipv4_addr": "0.0.0.0" if ":" in self.address else self.address,
             "inet_addr": self.address,
             "reason": REASONS.get(self.reasons[0], "unknown"),
-            # Whoever has a clock knows the seconds since then.
+            # A reader with a clock knows the seconds since then.
             "elapsed_secs": f"since step {self.made}",
             "fenced": str(int(self.state == "fenced")),
             "error": str(int(self.state == "failed")),
@@ -75,7 +75,7 @@ def is_true(text: str) -> bool:
 class Mount:
     # In the order of their start.
     requests: dict[int, Request] = field(default_factory=dict)
-    # Below what the requests are shown; None where the mount is not set up.
+    # Below what the requests are shown; None if the mount is not set up.
     parent: str | None = None
 
     def has(self, *states: str) -> bool:

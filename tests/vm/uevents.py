@@ -45,7 +45,7 @@ class Event:
 
 
 def _parse(message: bytes) -> Event | None:
-    """The event, where it is one of a request."""
+    """The event, if it is one of a request."""
     head, *variables = message.decode().rstrip("\0").split("\0")
     values = dict(variable.split("=", 1) for variable in variables)
     if values.get("SUBSYSTEM") != SUBSYSTEM:
@@ -65,7 +65,7 @@ def _parse(message: bytes) -> Event | None:
 
 
 class Listener:
-    """Gets every uevent of a request from when it was made, but where some `may_be_lost`."""
+    """Gets every uevent of a request from when it was made, unless some `may_be_lost`."""
 
     def __init__(self, may_be_lost: bool = False) -> None:
         self._may_be_lost = may_be_lost
@@ -125,7 +125,7 @@ class Polled:
         return os.pread(self._file, 4096, 0).decode()
 
     def news(self, within: float) -> str | None:
-        """What it holds now, where there is something new within so many seconds."""
+        """What it holds now, if that changes within so many seconds."""
         woken = self._poll.poll(within * 1000)
         if not woken:
             return None

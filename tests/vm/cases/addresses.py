@@ -13,7 +13,7 @@ IPV6 = [
     "::",
     "::1",
     "1::",
-    # The longest run of zeros is left out, the first of them where there are two, never one alone.
+    # The longest run of zeros is left out, the first of them if there are two, never one alone.
     "2001:0:0:1::1",
     "2001:db8::1:0:0:1",
     "2001:db8:0:1:1:1:1:1",

@@ -14,7 +14,7 @@ from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, true
 
 @case
 def agent_reports_fenced_where_the_command_succeeds(case: Case) -> None:
-    """The command's exit status 0 is passed on as fenced, and the leader goes on."""
+    """The command's exit status 0 is passed on as fenced, and the leader continues."""
     mount = case.mount()
     request = mount.started(0xAA, reason=CLIENT_RECONNECT)
     waiter = mount.waiter()
@@ -30,7 +30,7 @@ def agent_reports_fenced_where_the_command_succeeds(case: Case) -> None:
 
 @case
 def agent_reports_error_where_the_command_fails(case: Case) -> None:
-    """Any other exit status is passed on as error, also where a signal ended the command."""
+    """Any other exit status is passed on as error, also if a signal ended the command."""
     mount = case.mount()
     with agent() as it:
         it.configure(
@@ -246,7 +246,7 @@ def agent_bears_a_command_that_prints_without_end(case: Case) -> None:
 
 @case
 def agent_goes_on_for_the_next_leader(case: Case) -> None:
-    """A command whose request goes, or fails, runs on; the rid that is asked for again joins it."""
+    """A command whose request is removed or fails runs on; a new request for the rid joins it."""
     mount = case.mount()
     with agent() as it:
         it.configure("while ! test -e go; do sleep 0.1; done", delay="600")
@@ -323,7 +323,7 @@ def agent_does_not_fence_its_own_host(case: Case) -> None:
         hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device}\n")
         it.configure("exit 0", delay="600", hosts=hosts)
         it.begin()
-        # This filesystem's directory tells no rid, so its mounts may have any.
+        # This filesystem's directory does not contain the rid, so its mounts may have any.
         mount.started(0xAA, "127.0.0.1").until_failed(20)
         it.until_says("this host may have the mount: it cannot fence itself")
         true(not (it.folder / "device").exists(), "no device was asked")
@@ -365,7 +365,7 @@ def agent_that_is_killed_is_replaced(case: Case) -> None:
             mount.started(rid, f"10.0.0.{rid}")
         it.until_called(2)
         it.kill()
-        # The commands go on, and succeed, and nobody knows.
+        # The commands run on, and succeed, and no agent sees it.
         time.sleep(4)
         equal([mount.request(rid).read("fenced") for rid in (1, 2)], ["0\n", "0\n"])
         (it.folder / "killed").touch()
@@ -376,7 +376,7 @@ def agent_that_is_killed_is_replaced(case: Case) -> None:
 
 @case
 def agent_is_the_only_one(case: Case) -> None:
-    """A second agent says that there is one already, and ends; the first goes on."""
+    """A second agent says that there is one already, and ends; the first continues."""
     mount = case.mount()
     with agent() as it:
         it.configure("exit 0")

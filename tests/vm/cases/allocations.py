@@ -21,7 +21,7 @@ from fuzz import quiet_console, say
 from uevents import listening
 
 REQUEST = "start aa 10.0.0.7 0"
-# What the kernel says where a directory could not be made.
+# What the kernel logs when a directory could not be created.
 NO_DIRECTORY = r"kobject: (.*error: -12.*|can not set name properly!)"
 # More than anything here allocates, and how many allocations loading cannot do without, at least.
 MANY = 200
@@ -243,7 +243,7 @@ def setting_up_without_memory_fails_and_leaves_nothing(case: Case) -> None:
 
 
 @case_with(faults.OPTION)
-def nothing_piles_up_where_memory_is_short(case: Case) -> None:
+def nothing_piles_up_when_memory_is_short(case: Case) -> None:
     """Whatever fails for lack of memory again and again takes no memory itself."""
     pile_up(case, NOT_SET_UP, ON_A_NEW_SUPERBLOCK)
     pile_up(case, "", ON_A_MOUNT)
@@ -256,7 +256,7 @@ def requests_without_memory_fail_and_leave_nothing(case: Case) -> None:
 
 
 @case_with(faults.OPTION)
-def telling_without_memory_does_no_harm(case: Case) -> None:
+def notifying_without_memory_does_no_harm(case: Case) -> None:
     """Uevents that there is no memory for are not sent; all else comes as ever."""
     mount = case.mount()
     story = [("add", "pending"), ("change", "fenced"), ("change", "failed"), ("remove", "failed")]

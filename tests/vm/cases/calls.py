@@ -153,7 +153,7 @@ def requests_of_one_mount_are_never_seen_in_another(case: Case) -> None:
 
 
 @case
-def next_is_enoent_where_none_is_finished(case: Case) -> None:
+def next_is_enoent_if_none_is_finished(case: Case) -> None:
     """Next is ENOENT without requests, and with unfinished ones only."""
     mount = case.mount()
     equal(mount.next(), -ENOENT)
@@ -163,7 +163,7 @@ def next_is_enoent_where_none_is_finished(case: Case) -> None:
 
 
 @case
-def next_tells_how_a_request_finished(case: Case) -> None:
+def next_returns_how_a_request_finished(case: Case) -> None:
     """Next returns rid, reason and error of a request, fenced or failed."""
     mount = case.mount()
     fenced, failed = 0x1122334455667788, 0xFFEEDDCCBBAA9988

@@ -6,7 +6,7 @@ from fence import equal
 
 
 @case
-def drained_is_true_only_where_nothing_is_listed(case: Case) -> None:
+def drained_is_true_only_if_nothing_is_listed(case: Case) -> None:
     """Drained is true without requests, and false until the last was freed, fenced or not."""
     mount, other = case.mount(), case.mount()
     equal(mount.drained(), (True, False), "at first")
@@ -27,7 +27,7 @@ def drained_is_true_only_where_nothing_is_listed(case: Case) -> None:
 
 
 @case
-def drained_tells_whether_a_listed_request_has_failed(case: Case) -> None:
+def drained_returns_whether_a_listed_request_has_failed(case: Case) -> None:
     """Error is true from a request's failure until that request is freed."""
     mount, other = case.mount(), case.mount()
     case.expect_error_line(mount, 2)
@@ -47,7 +47,7 @@ def drained_tells_whether_a_listed_request_has_failed(case: Case) -> None:
 
 
 @case
-def drained_tells_of_a_timeout(case: Case) -> None:
+def drained_reports_a_timeout(case: Case) -> None:
     """Error is true for a request that timed out."""
     mount = case.mount()
     case.set_timeout_ms(100)

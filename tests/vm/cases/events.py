@@ -60,7 +60,7 @@ def write_in_vain(fenced: Request, failed: Request) -> None:
 
 
 @case
-def uevents_tell_the_life_of_a_request(case: Case) -> None:
+def uevents_announce_the_life_of_a_request(case: Case) -> None:
     """Add, change and remove are sent soon after start, the write and free, wherever it is."""
     for rid, mount in enumerate(of_each_kind(case), 0xFEDCBA9876543210):
         case.expect_error_line(mount, rid)
@@ -91,7 +91,7 @@ def uevents_of_a_request_that_is_freed_early(case: Case) -> None:
 
 
 @case
-def uevents_tell_address_and_reason_as_the_files_do(case: Case) -> None:
+def uevents_have_address_and_reason_as_the_files_do(case: Case) -> None:
     """The address of a uevent is what inet_addr shows, of either family, the reason as its file."""
     addresses = ("10.1.2.3", "0.0.0.0", "2001:db8::1:0:0:1", "::", "fe80::5efe:10.0.0.1")
     longest = "1111:2222:3333:4444:5555:6666:7777:8888"
@@ -113,7 +113,7 @@ def uevents_tell_address_and_reason_as_the_files_do(case: Case) -> None:
 
 
 @case
-def uevents_tell_of_a_timeout(case: Case) -> None:
+def uevents_announce_a_timeout(case: Case) -> None:
     """A request that times out sends one change, though many time out at once."""
     mount = case.mount()
     case.set_timeout_ms(1000)
@@ -135,7 +135,7 @@ def uevents_tell_of_a_timeout(case: Case) -> None:
 
 
 @case
-def uevents_tell_of_stop_destroy_and_unmount(case: Case) -> None:
+def uevents_announce_stop_destroy_and_unmount(case: Case) -> None:
     """Each request that is dropped sends one remove, with the state that it had."""
     drops: tuple[Callable[[Mount], None], ...] = (Mount.stop, Mount.destroy, Mount.unmount)
     for drop in drops:
@@ -154,7 +154,7 @@ def uevents_tell_of_stop_destroy_and_unmount(case: Case) -> None:
 
 
 @case
-def uevents_name_the_place_though_its_parent_has_gone(case: Case) -> None:
+def uevents_have_the_path_after_its_parent_was_removed(case: Case) -> None:
     """A uevent has the request's path, also if the filesystem's directory was removed first."""
     mount = case.mount("nosetup")
     equal(mount.setup_under(), 0)
@@ -167,7 +167,7 @@ def uevents_name_the_place_though_its_parent_has_gone(case: Case) -> None:
 
 
 @case
-def uevents_come_only_where_something_happened(case: Case) -> None:
+def uevents_are_sent_only_for_changes(case: Case) -> None:
     """What changes nothing sends nothing: other reasons, repeated and refused writes, waits."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
@@ -205,7 +205,7 @@ def uevents_are_of_requests_alone(case: Case) -> None:
 
 
 @case
-def add_comes_when_every_file_is_there(case: Case) -> None:
+def add_is_sent_when_every_file_exists(case: Case) -> None:
     """All files of a request are there when its uevent add is sent."""
     mount = case.mount()
     listener = Listener()
@@ -236,7 +236,7 @@ def add_comes_when_every_file_is_there(case: Case) -> None:
 
 
 @case
-def uevents_come_in_order_whoever_is_faster(case: Case) -> None:
+def uevents_come_in_order_in_every_race(case: Case) -> None:
     """An agent that answers before add, and a leader that frees at once, change no order."""
     mount = case.mount()
     pid = os.fork()

@@ -30,7 +30,7 @@ def leader(
 
 
 def begin(it: Agent, script: str) -> None:
-    # An error is told at once, where the agent would otherwise try again for half a minute.
+    # An error is reported at once; the agent would otherwise try again for half a minute.
     it.configure(script, delay="0.1", retries=0)
     it.begin()
 
@@ -62,7 +62,7 @@ def leader_has_previous_leaders_fenced(case: Case) -> None:
 
 @case
 def leader_without_predecessors_leads_at_once(case: Case) -> None:
-    """An election with nobody to fence does not wait."""
+    """An election without a mount to fence does not wait."""
     mount = leader(case)
     watch = Stopwatch()
     equal(mount.elect(), 0)
@@ -71,7 +71,7 @@ def leader_without_predecessors_leads_at_once(case: Case) -> None:
 
 
 @case
-def leader_does_not_lead_where_one_cannot_be_fenced(case: Case) -> None:
+def leader_does_not_lead_if_one_cannot_be_fenced(case: Case) -> None:
     """One previous leader that the agent cannot fence ends the election; another one may work."""
     mount = leader(case)
     case.expect_error_line(mount, 2)
@@ -86,8 +86,8 @@ def leader_does_not_lead_where_one_cannot_be_fenced(case: Case) -> None:
 
 
 @case
-def leader_gives_up_where_nobody_fences(case: Case) -> None:
-    """An election that nobody serves ends after its time, before the requests fail."""
+def leader_gives_up_without_an_agent(case: Case) -> None:
+    """An election whose requests no agent serves ends after its time, before the requests fail."""
     mount = leader(case, election_ms=300)
     watch = Stopwatch()
     equal(mount.elect(1, 2), -ETIMEDOUT)
@@ -150,7 +150,7 @@ def leader_is_shut_down_by_an_error_when_woken(case: Case) -> None:
 
 
 @case
-def leader_is_shut_down_where_nobody_fences(case: Case) -> None:
+def leader_is_shut_down_without_an_agent(case: Case) -> None:
     """Without an agent the request fails in time, and that shuts the leader down."""
     mount = leader(case)
     case.set_timeout_ms(200)
@@ -236,7 +236,7 @@ def leader_can_step_down_while_it_sleeps(case: Case) -> None:
 
 @case
 def leader_can_step_down_before_the_recovery_timeout(case: Case) -> None:
-    """A leader that steps down before its recovery timeout has nobody fenced, nor its successor."""
+    """A leader that steps down before its recovery timeout has none fenced, nor its successor."""
     mount = leader(case)
     equal(mount.elect(), 0)
     equal(mount.recover(1, 2, milliseconds=200), 0)
@@ -249,7 +249,7 @@ def leader_can_step_down_before_the_recovery_timeout(case: Case) -> None:
 
 @case
 def leader_can_be_unmounted_while_it_leads(case: Case) -> None:
-    """Unmounting a leader, with requests that are being served, leaves nothing and harms nobody."""
+    """Unmounting a leader, with requests that are being served, leaves nothing and does no harm."""
     for wait_next in (False, True):
         mount = leader(case, reclaim_ms=60_000, wait_next=wait_next)
         with agent() as it:
@@ -267,7 +267,7 @@ def leader_can_be_unmounted_while_it_leads(case: Case) -> None:
 
 @case
 def leaders_of_two_mounts_know_nothing_of_each_other(case: Case) -> None:
-    """Of two leaders on one host one is shut down by an error, and the other goes on."""
+    """Of two leaders on one host one is shut down by an error, and the other continues."""
     one, other = leader(case), leader(case)
     case.expect_error_line(one, 2)
     with agent() as it:

@@ -20,7 +20,7 @@ def refuses_to_unload(module: str) -> None:
 
 @case
 def loading_and_serving_requests_print_nothing(case: Case) -> None:
-    """Nothing is logged while all goes well, from loading to unloading."""
+    """Nothing is logged without a failure, from loading to unloading."""
     kernel.unload_both()
     kernel.load_both()
     mount, under = case.mount(), case.mount("nosetup")

@@ -19,7 +19,7 @@ def run(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
 
 @case
 def status_shows_the_requests_of_every_mount(case: Case) -> None:
-    """With no agent running it tells so, and still what is pending, fenced or failed."""
+    """With no agent running it says so, and still shows what is pending, fenced or failed."""
     one, other = case.mount(), case.mount()
     case.expect_error_line(one, 3)
     one.started(1, "10.0.0.1")
@@ -43,7 +43,7 @@ def status_shows_the_requests_of_every_mount(case: Case) -> None:
 
 @case
 def ack_passes_on_the_word_of_a_person(case: Case) -> None:
-    """A waiter goes on once somebody has typed the host's address, and not before."""
+    """A waiter continues once the host's address has been typed, and not before."""
     mount = case.mount()
     request = mount.started(0xAA, "10.0.0.9")
     waiter = mount.waiter()
@@ -58,7 +58,7 @@ def ack_passes_on_the_word_of_a_person(case: Case) -> None:
 
 @case
 def ack_of_a_request_that_has_failed_is_refused(case: Case) -> None:
-    """The leader has been told so already."""
+    """The leader has seen that already."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     mount.started(0xAA, "10.0.0.9").set_error()

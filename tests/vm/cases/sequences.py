@@ -107,7 +107,7 @@ def the_module_does_what_the_model_does(case: Case) -> None:
 
 
 @case
-def a_model_that_is_wrong_is_told_from_the_module(case: Case) -> None:
+def a_model_that_is_wrong_is_found(case: Case) -> None:
     """Each wrong model is found out, in as few steps as it takes."""
     # It is the models that are tried. Where that takes minutes one is enough.
     plants = PLANTS if kernel.PATIENCE == 1 else {StopsNothing: PLANTS[StopsNothing]}

@@ -204,7 +204,7 @@ def systemd_leaves_an_agent_alone_whose_configuration_is_wrong(case: Case) -> No
         it.systemd.systemctl("stop", UNIT)
 
 
-# Tries what fence commands do, and what none does; tells the error that each ends with, or 0.
+# Tries what fence commands do, and what none does; prints the error that each ends with, or 0.
 RIGHTS = """
 import ctypes, errno, json, mmap, os, socket, subprocess, sys, time
 
@@ -389,7 +389,7 @@ def systemd_has_a_control_group_for_each_command(case: Case) -> None:
         it.systemd.systemctl("stop", UNIT)
 
 
-# What stands in for a host's start and its end: what is remote is mounted, and all ends at once.
+# Replaces a host's start and its end: what is remote is mounted, and all ends at once.
 REMOTE = f"""
 [Mount]
 What=none

@@ -57,7 +57,7 @@ def timeout_ms_can_be_given_on_load(case: Case) -> None:
 
 
 @case
-def a_request_that_nobody_serves_fails_in_time(case: Case) -> None:
+def a_request_that_no_agent_serves_fails_in_time(case: Case) -> None:
     """After timeout_ms, and not before, a request fails, is logged and can no more be fenced."""
     mount = case.mount()
     case.set_timeout_ms(1000)

@@ -53,7 +53,7 @@ def trace() -> list[str]:
 
 @case_with("CONFIG_EVENT_TRACING")
 def tracepoints_have_every_event_in_order(case: Case) -> None:
-    """Start, duplicate, fenced, failed, freed, dropped and waits are traced where they happen."""
+    """Start, duplicate, fenced, failed, freed, dropped and waits are traced, in order."""
     mount, under = case.mount(), case.mount("nosetup")
     equal(under.setup_under(), 0)
     case.expect_error_line(mount, 2)

@@ -19,7 +19,7 @@ def waiter(mount: Mount, milliseconds: int = MINUTE) -> Call:
 
 
 @case
-def wait_next_returns_at_once_where_a_request_is_finished(case: Case) -> None:
+def wait_next_returns_at_once_if_a_request_is_finished(case: Case) -> None:
     """If next returns a request wait_next returns the time left, from 1 to the timeout."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
@@ -135,7 +135,7 @@ def wait_next_is_uninterruptible(case: Case) -> None:
 
 
 @case
-def who_waits_for_something_to_reclaim_is_no_hung_task(case: Case) -> None:
+def a_wait_for_something_to_reclaim_is_no_hung_task(case: Case) -> None:
     """A leader with nothing to do for days is idle, and the kernel does not complain."""
     mount = case.mount()
     sleeper = waiter(mount)
@@ -147,7 +147,7 @@ def who_waits_for_something_to_reclaim_is_no_hung_task(case: Case) -> None:
 
 @case
 def stop_wakes_wait_next_with_eshutdown(case: Case) -> None:
-    """Stop makes every waiter return ESHUTDOWN, also where nothing was listed."""
+    """Stop makes every waiter return ESHUTDOWN, also if nothing was listed."""
     mount = case.mount()
     for listed in (0, 2):
         for rid in range(listed):
@@ -160,7 +160,7 @@ def stop_wakes_wait_next_with_eshutdown(case: Case) -> None:
 
 
 @case
-def stop_is_told_to_wait_next_though_a_request_is_finished_again(case: Case) -> None:
+def stop_ends_wait_next_though_a_request_is_finished_again(case: Case) -> None:
     """A waiter learns of stop even if another request is finished before it runs."""
     mount = case.mount()
     for _ in range(TRIES):
@@ -174,7 +174,7 @@ def stop_is_told_to_wait_next_though_a_request_is_finished_again(case: Case) -> 
 
 @case
 def destroy_wakes_wait_next_with_eshutdown(case: Case) -> None:
-    """Destroy makes every waiter return ESHUTDOWN, also where nothing was listed."""
+    """Destroy makes every waiter return ESHUTDOWN, also if nothing was listed."""
     mount = case.mount()
     for listed in (0, 1):
         for rid in range(listed):

@@ -11,7 +11,7 @@ TRIES = 20
 
 
 @case
-def wait_returns_at_once_where_nothing_is_listed(case: Case) -> None:
+def wait_returns_at_once_if_nothing_is_listed(case: Case) -> None:
     """Without requests wait_fenced is 0 at once, for any timeout."""
     mount = case.mount()
     watch = Stopwatch()
@@ -36,7 +36,7 @@ def wait_returns_once_every_request_is_fenced(case: Case) -> None:
     requests[-1].set_fenced()
     equal(waiter.answer(), 0)
     watch.at_most(5)
-    equal(mount.wait_fenced_jiffies(LONG_MAX), 0, "where all listed are fenced already")
+    equal(mount.wait_fenced_jiffies(LONG_MAX), 0, "all listed are fenced already")
 
 
 @case
@@ -71,7 +71,7 @@ def wait_is_eio_as_soon_as_one_failed(case: Case) -> None:
 
 
 @case
-def wait_is_eio_where_the_failed_request_is_freed_at_once(case: Case) -> None:
+def wait_is_eio_if_the_failed_request_is_freed_at_once(case: Case) -> None:
     """A waiter learns of a failure even if the request is gone before the waiter runs."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA, TRIES)
@@ -224,7 +224,7 @@ def stop_wakes_waiters_with_eshutdown(case: Case) -> None:
 
 
 @case
-def stop_is_told_to_waiters_though_the_rid_starts_again(case: Case) -> None:
+def stop_ends_waits_though_the_rid_starts_again(case: Case) -> None:
     """A waiter learns of stop even if new requests are listed, or fenced, before it runs."""
     mount = case.mount()
     for _ in range(TRIES):
