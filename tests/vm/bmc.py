@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A BMC on loopback, OpenIPMI's simulator, with a chassis that is a file."""
 
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -39,15 +40,18 @@ mc_enable 0x20
 
 
 class Bmc:
-    """A BMC whose host is on."""
+    """A BMC whose host is on.
 
-    def __init__(self, folder: Path) -> None:
+    `script` looks at the chassis and switches it; by default the chassis is a file.
+    """
+
+    def __init__(self, folder: Path, script: str = CHASSIS) -> None:
         self.folder = folder
         self.port = free_port()
         self._power = folder / "power"
         self._power.write_text("1\n")
         chassis = folder / "chassis"
-        chassis.write_text(CHASSIS)
+        chassis.write_text(script)
         chassis.chmod(0o755)
         self.password_file = folder / "password"
         self.password_file.touch(mode=0o600)
@@ -90,15 +94,20 @@ class Bmc:
         path = self.folder / "calls"
         return [line.strip() for line in path.read_text().splitlines()] if path.exists() else []
 
-    def parameters(self) -> str:
-        """What a hosts file says of it."""
+    def be_silent(self, silent: bool) -> None:
+        """Does not answer for as long as it is silent."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP if silent else signal.SIGCONT)
+
+    def parameters(self, ip: str = "127.0.0.1", password_file: Path | None = None) -> str:
+        """What a hosts file says of it, on a host that reaches it there."""
         return (
             "agent = fence_ipmilan\n"
-            "ip = 127.0.0.1\n"
+            f"ip = {ip}\n"
             f"ipport = {self.port}\n"
             "lanplus = 1\n"
             f"username = {USER}\n"
-            f"password_file = {self.password_file}\n"
+            f"password_file = {password_file or self.password_file}\n"
             # A real chassis would need a moment.
             "power_wait = 0\n"
         )
