@@ -9,6 +9,9 @@
 # make bench          measure; FENCE_KO=path measures another module, SHORT=1 takes a minute
 # make bench-agent    measure how soon the agent acts, beside a loop that polls
 # make fuzz           compare the module with its model; STEPS=, SEED= and KERNEL= as wanted
+# make cluster        watch a host being fenced in a cluster of virtual machines that share a disk;
+#                     DRAW=file.svg draws it
+# make test-cluster   have every fault happen to such a cluster; CASE=name, or SHORT=1 for the least
 # make torture        everything at once; MINUTES= and KERNEL= as wanted
 # make lint           run every check of the sources
 # make fmt            format the sources
@@ -29,6 +32,7 @@ KERNEL ?=
 CASE ?=
 FENCE_KO ?=
 SHORT ?=
+DRAW ?=
 STEPS ?= 100000
 SEED ?= $(shell shuf -i 1-999999999 -n 1)
 PLANT ?=
@@ -45,8 +49,8 @@ ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
 
-.PHONY: module demo test test-instruments bench bench-agent fuzz torture lint fmt install \
-	install-module install-agent dist deb rpm clean lab-module
+.PHONY: module demo test test-instruments bench bench-agent fuzz cluster test-cluster torture lint \
+	fmt install install-module install-agent dist deb rpm clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -110,6 +114,14 @@ torture: lab-module
 	$(lab) run env FENCE_TEST_SECONDS=1000000 \
 		FENCE_TEST_SECONDS_OF_TORTURE=$$(($(MINUTES) * 60)) \
 		tests/run --kernel $(lab_kernel) --case torture
+
+cluster: lab-module
+	$(lab) run tests/cluster/run --kernel $(lab_kernel) \
+		--case a-client-wakes-up $(if $(DRAW),--draw $(DRAW))
+
+test-cluster: lab-module
+	$(lab) run tests/cluster/run --kernel $(lab_kernel) \
+		$(if $(CASE),--case $(CASE)) $(if $(SHORT),--short)
 
 lint:
 	$(lab) setup backports

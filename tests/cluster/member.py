@@ -1,0 +1,483 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One host of the cluster: runs in a virtual machine, as the only program beside the agent.
+
+It stamps its slot of the shared disk, watches the other hosts, and leads the cluster if it is the
+lowest that lives. A leader calls the interface as scoutfs does: leaders before it are fenced
+before it begins, hosts that go silent are fenced meanwhile, and what they held is reclaimed.
+
+The lab reads what happens from standard output, as lines `@event key=value ...`, and writes
+commands to the same serial port.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import secrets
+import socket
+import struct
+import subprocess
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import kernel
+from disk import SLOTS, Content, Disk, Reclaim, Stamp
+from fence import CLIENT_RECONNECT, CLIENT_RECOVERY, QUORUM_BLOCK_LEADER, Finished, Mount
+
+SHARED = Path("/dev/vda")
+PORT = Path("/dev/ttyS1")
+AGENT = Path("/cluster/agent/scoutfs-fenced")
+CONFIGURATIONS = Path("/etc/scoutfs")
+HOSTS = CONFIGURATIONS / "scoutfs-fenced.hosts"
+# What Debian's kernels have as modules, in the order in which they depend on each other.
+DRIVERS = ("failover", "net_failover", "virtio_net", "virtio_blk")
+
+SECONDS_BETWEEN_STAMPS = 0.05
+# Every so many stamps the others are looked at, and hear of this host by the network.
+STAMPS_BETWEEN_LOOKS = 4
+# A host that was not seen or heard for so long is silent.
+SECONDS_OF_SILENCE = 4.0
+# A host whose stamp has changed since then is writing.
+SECONDS_BETWEEN_SURE_STAMPS = 1.0
+# A leader that hears no other host steps down before it takes the others for silent.
+SECONDS_TO_BE_ALONE = 3.0
+# One that has not stamped for so long was not running itself, and knows nothing of the others.
+SECONDS_OF_OWN_SILENCE = 1.0
+# How long the fencing of former leaders may take.
+MILLISECONDS_OF_ELECTION = 30_000
+# A leader that has stepped down lets others have a try.
+SECONDS_BETWEEN_TRIES = 2.0
+UDP_PORT = 7000
+
+REASONS = {
+    CLIENT_RECOVERY: "client_recovery",
+    CLIENT_RECONNECT: "client_reconnect",
+    QUORUM_BLOCK_LEADER: "quorum_block_leader",
+}
+
+
+def address(slot: int) -> str:
+    """A host's address in the cluster's own network."""
+    return f"10.0.0.{11 + slot}"
+
+
+class Reporter:
+    """Writes lines for the lab; callers do not wait for the serial port."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def _write(self) -> None:
+        while True:
+            print(self._lines.get(), flush=True)
+
+    def line(self, text: str) -> None:
+        """Queues a line."""
+        self._lines.put(text)
+
+    def event(self, event: str, **facts: object) -> None:
+        """Reports an event."""
+        self.line(" ".join([f"@{event}", *(f"{name}={fact}" for name, fact in facts.items())]))
+
+
+class Agent:
+    """The agent, which is started again when it ends, as systemd would."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._configuration = "scoutfs-fenced.conf"
+        self._process: subprocess.Popen[str] | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._process = subprocess.Popen(
+                [AGENT],
+                env={
+                    **os.environ,
+                    "SCOUTFS_FENCED_CONFIG_FILE": str(CONFIGURATIONS / self._configuration),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert self._process.stdout
+            for line in self._process.stdout:
+                self._reporter.line(f"agent: {line.rstrip()}")
+            self._reporter.event("agent-ended", status=self._process.wait())
+            time.sleep(1)
+
+    def kill(self) -> None:
+        """Ends it without a warning."""
+        if self._process:
+            self._process.kill()
+
+    def configure(self, name: str) -> None:
+        """Starts it anew with another configuration."""
+        self._configuration = f"{name}.conf"
+        self.kill()
+
+
+@dataclass
+class Peer:
+    """What this host knows of a slot: when its stamp last changed, and when it was last heard."""
+
+    stamp: Stamp
+    seen: float
+    heard: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A mount that has to be fenced."""
+
+    slot: int
+    rid: int
+    reason: int
+
+
+class SteppedDown(Exception):
+    """This host leads no more; the message says why."""
+
+
+class Member:
+    """This host's part in the cluster."""
+
+    def __init__(self, slot: int, reporter: Reporter) -> None:
+        self.slot = slot
+        self.rid = secrets.randbits(64)
+        self._reporter = reporter
+        self._disk = Disk(SHARED)
+        self._leaders_disk = Disk(SHARED)
+        self._mount = Mount(Path("/mnt"), f"rid={self.rid:x},nosetup")
+        # As scoutfs has it: so the agent knows the rid of the mount that this host has.
+        result = self._mount.setup_under("own")
+        assert result == 0, f"setup_under returned {result}"
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        self._socket.setblocking(False)
+        self._socket.bind(("", UDP_PORT))
+        self._lock = threading.Lock()
+        self._peers: dict[int, Peer] = {}
+        self._content = Content([None] * SLOTS, [None] * SLOTS)
+        self._previous = 0
+        self._term = 0
+        self._leads = False
+        self._not_before = 0.0
+        # By this host. What was last read from the disk may be older.
+        self._reclaimed: set[int] = set()
+        self._elections: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    # Being one of the hosts.
+
+    def join(self) -> None:
+        """Waits until a leader has reclaimed what this host's life before held.
+
+        If no other host lives, this one joins as it is, and has that done itself if it leads.
+        """
+        self._look()
+        last_life = time.monotonic()
+        reported = False
+        while True:
+            self._look()
+            own = self._content.stamps[self.slot]
+            if own is None or self._content.is_reclaimed(self.slot, own.rid):
+                break
+            now = time.monotonic()
+            if any(self._lives(peer, now) and peer.seen > last_life for peer in self._others()):
+                last_life = now
+            if now - last_life > SECONDS_OF_SILENCE + 4 * self.slot:
+                self._previous = own.rid
+                break
+            if not reported:
+                reported = True
+                self._reporter.event("waits", rid=f"{self.rid:016x}", previous=f"{own.rid:016x}")
+            time.sleep(STAMPS_BETWEEN_LOOKS * SECONDS_BETWEEN_STAMPS)
+        with self._lock:
+            self._peers.pop(self.slot, None)
+        self._reporter.event("joins", rid=f"{self.rid:016x}", previous=f"{self._previous:016x}")
+
+    def run(self) -> None:
+        """Stamps for ever."""
+        threading.Thread(target=self._serve_elections, daemon=True).start()
+        self.join()
+        parameters = os.sched_param(1)
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, parameters)
+        counter = 0
+        last = time.monotonic()
+        while True:
+            counter += 1
+            self._disk.write_stamp(self._stamp(counter))
+            now = time.monotonic()
+            if now - last > SECONDS_OF_OWN_SILENCE:
+                self._reporter.event("woke", rid=f"{self.rid:016x}", seconds=f"{now - last:.2f}")
+                self._trust_again(now)
+            last = now
+            if counter % STAMPS_BETWEEN_LOOKS == 0:
+                self._talk()
+                self._look()
+                self._elect()
+            time.sleep(max(0.0, now + SECONDS_BETWEEN_STAMPS - time.monotonic()))
+
+    def _stamp(self, counter: int) -> Stamp:
+        return Stamp(
+            self.slot, self.rid, counter, self._term, self._leads, self._previous, time.time()
+        )
+
+    def _talk(self) -> None:
+        try:
+            self._socket.sendto(struct.pack("<IQ", self.slot, self.rid), ("10.0.0.255", UDP_PORT))
+            while True:
+                slot, rid = struct.unpack("<IQ", self._socket.recv(64))
+                peer = self._peers.get(slot)
+                if peer and peer.stamp.rid == rid:
+                    peer.heard = time.monotonic()
+        except BlockingIOError:
+            pass
+
+    def _look(self) -> None:
+        content = self._disk.read()
+        now = time.monotonic()
+        with self._lock:
+            self._content = content
+            for stamp in content.stamps:
+                if stamp is None or stamp.rid == self.rid:
+                    continue
+                peer = self._peers.get(stamp.slot)
+                if peer is None or peer.stamp.rid != stamp.rid:
+                    self._peers[stamp.slot] = Peer(stamp, now, now)
+                elif peer.stamp != stamp:
+                    peer.stamp, peer.seen = stamp, now
+            if self._previous and content.is_reclaimed(self.slot, self._previous):
+                self._previous = 0
+
+    def _trust_again(self, now: float) -> None:
+        """Gives every other host its whole time again."""
+        with self._lock:
+            for peer in self._peers.values():
+                peer.seen = peer.heard = now
+
+    def _others(self) -> list[Peer]:
+        return [peer for slot, peer in self._peers.items() if slot != self.slot]
+
+    @staticmethod
+    def _lives(peer: Peer, now: float) -> bool:
+        return now - peer.seen <= SECONDS_OF_SILENCE
+
+    @staticmethod
+    def _writes(peer: Peer, now: float) -> bool:
+        return now - peer.seen < SECONDS_BETWEEN_SURE_STAMPS
+
+    # Elections.
+
+    def _is_cut_off(self, now: float) -> bool:
+        """Whether others write, and this host hears none of them: they are right to lead then.
+
+        Hosts that do not write either are silent, which is no fault of this host's network.
+        """
+        writing = [peer for peer in self._others() if self._writes(peer, now)]
+        return bool(writing) and all(now - peer.heard > SECONDS_TO_BE_ALONE for peer in writing)
+
+    def _elect(self) -> None:
+        now = time.monotonic()
+        others = self._others()
+        newest = max([peer.stamp.term for peer in others if peer.stamp.leads], default=0)
+        if self._leads:
+            if newest > self._term or self._is_cut_off(now):
+                self._leads = False
+                self._mount.stop()
+            return
+        living = [peer for peer in others if self._lives(peer, now)]
+        if any(peer.stamp.leads for peer in living) or now < self._not_before:
+            return
+        heard = [peer for peer in living if now - peer.heard <= SECONDS_OF_SILENCE]
+        if not self._is_cut_off(now) and all(self.slot < peer.stamp.slot for peer in heard):
+            self._term = max([self._term, *(peer.stamp.term for peer in others)]) + 1
+            self._leads = True
+            self._elections.put(self._term)
+
+    def _serve_elections(self) -> None:
+        while True:
+            self._lead(self._elections.get())
+
+    # Leading.
+
+    def _lead(self, term: int) -> None:
+        self._reporter.event("elected", rid=f"{self.rid:016x}", term=term)
+        why = "another host leads, or it hears no other"
+        try:
+            self._take_over()
+            while self._leads:
+                self._serve()
+        except SteppedDown as reason:
+            # A wait that ends because this host has stepped down already is no reason.
+            if self._leads:
+                why = str(reason)
+        self._mount.stop()
+        self._not_before = time.monotonic() + SECONDS_BETWEEN_TRIES
+        self._leads = False
+        self._reporter.event("steps-down", rid=f"{self.rid:016x}", term=term, why=why)
+
+    def _missing(self) -> list[Missing]:
+        """The mounts that hold something and are silent, or that another life has followed."""
+        return list(self._find_missing(time.monotonic()))
+
+    def _find_missing(self, now: float) -> Iterator[Missing]:
+        with self._lock:
+            if self._previous:
+                yield Missing(self.slot, self._previous, QUORUM_BLOCK_LEADER)
+            for slot, peer in self._peers.items():
+                stamp = peer.stamp
+                if stamp.previous and not self._content.is_reclaimed(slot, stamp.previous):
+                    yield Missing(slot, stamp.previous, CLIENT_RECOVERY)
+                if self._content.is_reclaimed(slot, stamp.rid):
+                    continue
+                if not self._lives(peer, now):
+                    reason = QUORUM_BLOCK_LEADER if stamp.leads else CLIENT_RECOVERY
+                    yield Missing(slot, stamp.rid, reason)
+                elif now - peer.heard > SECONDS_OF_SILENCE and self._writes(peer, now):
+                    # It writes, and is not heard.
+                    yield Missing(slot, stamp.rid, CLIENT_RECONNECT)
+
+    def _take_over(self) -> None:
+        """Has former leaders fenced: they may still believe that they lead."""
+        former = [missing for missing in self._missing() if missing.reason == QUORUM_BLOCK_LEADER]
+        self._asked: dict[int, Missing] = {}
+        self._start(former)
+        result = self._mount.wait_fenced(MILLISECONDS_OF_ELECTION)
+        if result:
+            raise SteppedDown(f"wait_fenced returned {result}")
+        for missing in former:
+            self._report_fenced(missing, "wait")
+
+    def _start(self, missing: list[Missing]) -> None:
+        for mount in missing:
+            result = self._mount.start(mount.rid, address(mount.slot), mount.reason)
+            if result:
+                raise SteppedDown(f"start returned {result}")
+            self._asked[mount.rid] = mount
+            self._reporter.event(
+                "request", rid=f"{mount.rid:016x}", slot=mount.slot, reason=REASONS[mount.reason]
+            )
+
+    def _serve(self) -> None:
+        """Asks for those that have gone silent, and reclaims one that is fenced."""
+        known = self._asked.keys() | self._reclaimed
+        self._start([mount for mount in self._missing() if mount.rid not in known])
+        left = self._mount.returns("wait_next 200")
+        if left == 0:
+            return
+        finished = self._mount.next() if left > 0 else left
+        if not isinstance(finished, Finished):
+            raise SteppedDown(f"wait_next or next returned {finished}")
+        if finished.error:
+            slot = self._asked[finished.rid].slot
+            self._reporter.event("failed", rid=f"{finished.rid:016x}", slot=slot)
+            raise SteppedDown(f"{finished.rid:016x} could not be fenced")
+        self._reclaim(self._asked[finished.rid])
+
+    def _report_fenced(self, mount: Missing, by: str) -> int:
+        """Reports what wait_fenced or next has returned, and the slot's counter after that.
+
+        -1 is the counter if another mount writes there by now.
+        """
+        stamp = self._leaders_disk.read().stamps[mount.slot]
+        assert stamp
+        counter = stamp.counter if stamp.rid == mount.rid else -1
+        self._reporter.event(
+            "fenced", rid=f"{mount.rid:016x}", slot=mount.slot, by=by, counter=counter
+        )
+        return counter
+
+    def _reclaim(self, mount: Missing) -> None:
+        """All that there is to take over here is the number of the mount's last stamp."""
+        counter = self._report_fenced(mount, "next")
+        self._leaders_disk.write_reclaim(
+            Reclaim(mount.slot, mount.rid, self.rid, self.slot, counter)
+        )
+        self._reporter.event(
+            "reclaimed",
+            rid=f"{mount.rid:016x}",
+            slot=mount.slot,
+            by=f"{self.rid:016x}",
+            counter=counter,
+        )
+        self._reclaimed.add(mount.rid)
+        result = self._mount.free(mount.rid)
+        if result:
+            raise SteppedDown(f"free returned {result}")
+        del self._asked[mount.rid]
+
+
+def set_up_network(slot: int) -> None:
+    """One network for the cluster, and one in which the BMCs are."""
+    for command in (
+        f"ip addr add {address(slot)}/24 broadcast 10.0.0.255 dev eth0",
+        "ip link set eth0 up",
+        "ip addr add 10.0.2.15/24 dev eth1",
+        "ip link set eth1 up",
+    ):
+        subprocess.run(["busybox", *command.split()], check=True)
+
+
+def tell_which_host_this_is(slot: int) -> None:
+    """Adds the loopback address to this host's section of the agent's file of hosts.
+
+    A host that boots and leads has its own former mount fenced. The agent answers that its boot has
+    done so, if it surely is this host's: from its records, which a host without a root disk
+    loses, or because the file says which host it is on.
+    """
+    own = f"address = {address(slot)}\n"
+    text = HOSTS.read_text()
+    assert own in text
+    HOSTS.write_text(text.replace(own, f"address = {address(slot)}, 127.0.0.1\n"))
+
+
+def obey(agent: Agent, reporter: Reporter) -> None:
+    """Carries out the lab's commands."""
+    with PORT.open() as port:
+        # Else the port echoes each command into what this host reports.
+        tty.setraw(port)
+        for line in port:
+            command = line.strip()
+            if command == "panic":
+                Path("/proc/sysrq-trigger").write_text("c")
+            elif command == "kill-agent":
+                agent.kill()
+            elif command == "lie":
+                agent.configure("lie")
+            elif command == "be-honest":
+                agent.configure("scoutfs-fenced")
+
+
+def main() -> None:
+    """Boots the host into the cluster."""
+    found = re.search(r"\bcluster\.slot=(\d+)", Path("/proc/cmdline").read_text())
+    assert found, "the kernel's command line has the host's slot"
+    slot = int(found[1])
+    reporter = Reporter()
+    for driver in DRIVERS:
+        if Path("/tests", f"{driver}.ko").exists():
+            kernel.load(driver)
+    set_up_network(slot)
+    tell_which_host_this_is(slot)
+    kernel.load_both()
+    agent = Agent(reporter)
+    threading.Thread(target=obey, args=[agent, reporter], daemon=True).start()
+    reporter.event("up", slot=slot)
+    try:
+        Member(slot, reporter).run()
+    except BaseException as error:
+        reporter.event("died", why=repr(error).replace(" ", "_"))
+        time.sleep(1)
+        raise
+
+
+if __name__ == "__main__":
+    main()
