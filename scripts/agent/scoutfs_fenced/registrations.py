@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which hosts a device was seen to let in: the file `registrations.json` of the state folder.
+
+A device that keeps hosts out by their name (`unfence` in the hosts file) says "off" also of a name
+that is misspelt. Once it has said "on" of a host, the name is right; that is kept here, also for an
+agent that is started later. What is kept is a digest of the agent's name and parameters: if any of
+them changes, it counts no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from typing import Callable
+
+from scoutfs_fenced.hosts import Device
+from scoutfs_fenced.statefile import StateError, read_state, write_state
+
+FILE = "registrations.json"
+
+
+class Registrations:
+    """The devices that have said "on". They are read once, and written when one is added."""
+
+    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
+        self._path = os.path.join(directory, FILE)
+        self._say = say
+        self._seen: dict[str, int] = {}
+        try:
+            seen = read_state(self._path)
+        except StateError as error:
+            # What is not known was not seen, which is safe.
+            say(str(error))
+        else:
+            if isinstance(seen, dict):
+                self._seen = seen
+
+    def __contains__(self, device: Device) -> bool:
+        return _digest(device) in self._seen
+
+    def add(self, device: Device) -> None:
+        """Notes that the device lets its host in."""
+        digest = _digest(device)
+        if digest in self._seen:
+            return
+        self._seen[digest] = int(time.time())
+        try:
+            write_state(self._path, self._seen)
+        except OSError as error:
+            self._say(
+                f"{self._path} cannot be written, so that the next agent will not know that "
+                f"{device} has let its host in: {error.strerror}"
+            )
+
+
+def _digest(device: Device) -> str:
+    return hashlib.sha256(json.dumps(device.identity).encode()).hexdigest()
