@@ -36,9 +36,10 @@ _scoutfs_fenced() {
 		;;
 	ack:--mount) words=$(_scoutfs_fenced_requests mounts) ;;
 	:*) words='status check ack fence history --sysfs --version --help' ;;
-	ack:--host | ack:--for) return ;;
+	*:--host | ack:--for) return ;;
 	status:* | history:*) words='--json --help' ;;
-	check:* | fence:*) words='--help' ;;
+	check:*) words='--host --help' ;;
+	fence:*) words='--help' ;;
 	ack:*) words="--mount --host --for --withdraw --help $(_scoutfs_fenced_requests rids)" ;;
 	*) return ;;
 	esac

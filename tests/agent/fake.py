@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scoutfs_fenced.hosts import Device
+from scoutfs_fenced.hosts import Device, Value
 
 # Ends as the files named by its action say, and tells what it was given.
 FAKE = """#!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 cd {folder}
+[ "$1 $2" != "-o metadata" ] || exec cat metadata
 input=$(cat)
 action=$(sed -n s/^action=//p <<<"$input")
 echo "$action" >>actions
@@ -25,6 +26,22 @@ esac
 exit 1
 """
 
+# What it says of itself; a case may write another file.
+METADATA = """<?xml version="1.0" ?>
+<resource-agent name="fence_it"><parameters>
+<parameter name="action" required="1"/>
+<parameter name="ip" required="1" obsoletes="ipaddr"/>
+<parameter name="ipaddr" required="1" deprecated="1"/>
+<parameter name="plug" required="0" obsoletes="port"/>
+<parameter name="port" required="0" deprecated="1"/>
+<parameter name="password" required="0"/>
+<parameter name="snmp_version" required="0"/>
+</parameters><actions>
+<action name="on" automatic="0"/><action name="off"/><action name="reboot"/>
+<action name="status"/><action name="monitor"/><action name="metadata"/>
+</actions></resource-agent>
+"""
+
 SECRET = "hunter2 & co"
 
 
@@ -37,6 +54,7 @@ class Fake:
         self.agent = folder / "fence_it"
         self.agent.write_text(FAKE.format(folder=folder))
         self.agent.chmod(0o755)
+        (folder / "metadata").write_text(METADATA)
         self.secret = folder / "secret"
         self.secret.touch(mode=0o600)
         self.secret.write_text(SECRET)
@@ -46,10 +64,39 @@ class Fake:
         (self.folder / f"do.{action}").write_text(script)
         return self
 
-    def level(self, *, level: int = 1, action: str = "off", limit: float = 60) -> Device:
-        parameters = {"ip": "10.0.9.11", "plug": "3"}
-        secrets = {"password": str(self.secret)}
-        return Device("node1", level, str(self.agent), action, limit, parameters, secrets, False)
+    def says(self, old: str, new: str) -> Fake:
+        """Has other metadata."""
+        path = self.folder / "metadata"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        return self
+
+    def level(
+        self,
+        *,
+        level: int = 1,
+        name: str = "",
+        action: str = "off",
+        limit: float = 60,
+        unfence: bool = False,
+        prepare: bool = False,
+    ) -> Device:
+        given = {"ip": "10.0.9.11", "plug": "3", "password_file": str(self.secret)}
+        values = {key: Value(4, key, value) for key, value in given.items()}
+        return Device(
+            "node1",
+            level,
+            name,
+            "hosts",
+            1,
+            str(self.agent),
+            3,
+            action=action,
+            limit=limit,
+            unfence=unfence,
+            prepare=prepare,
+            values=values,
+        )
 
     def actions(self) -> list[str]:
         path = self.folder / "actions"

@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import time
 from pathlib import Path
 
 import pytest
 from bmc import Bmc, free_port
 from fake import SECRET, Fake
-from scoutfs_fenced import configuration
+from scoutfs_fenced import check, configuration, devices
 from scoutfs_fenced.check import run_checks
 
+# Two hosts have no device in common.
+NUMBERS = itertools.count(1)
 
-def checked(folder: Path, *levels: str, more: str = "") -> int:
+
+def checked(folder: Path, *levels: str, more: str = "", only: str | None = None) -> int:
     """How many devices of hosts with one level each are not well."""
     sections = [
         f"[node{number}]\naddress = 10.0.0.{number}, fd00::{number}\n{text}"
@@ -25,13 +30,42 @@ def checked(folder: Path, *levels: str, more: str = "") -> int:
     path.write_text(f"SCOUTFS_FENCED_HOSTS={folder}/hosts\n{more}")
 
     async def read_and_check() -> int:
-        return await run_checks(await configuration.read(str(path), print))
+        return await run_checks(await configuration.read(str(path), print), only)
 
     return asyncio.run(read_and_check())
 
 
 def lines_of(fake: Fake, *more: str) -> str:
-    return "\n".join([f"agent = {fake.agent}", f"password_file = {fake.secret}", *more, ""])
+    own = f"ip = 10.0.9.{next(NUMBERS)}"
+    return "\n".join([f"agent = {fake.agent}", f"password_file = {fake.secret}", own, *more, ""])
+
+
+@pytest.fixture(autouse=True)
+def up(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The addresses of hosts that are up, whatever the network here says."""
+    addresses: set[str] = set()
+
+    async def answers(address: object) -> bool:
+        return str(address) in addresses
+
+    monkeypatch.setattr(check, "_answers", answers)
+    monkeypatch.setattr(devices, "own_addresses", set)
+    return addresses
+
+
+def test_off_of_a_host_that_is_up(
+    tmp_path: Path, up: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device that says off of a host that is up is another's, and counted; --host is one host."""
+    off, on = Fake(tmp_path / "off"), Fake(tmp_path / "on").does("status", "exit 0")
+    up |= {"fd00::1", "10.0.0.2"}
+    levels = [lines_of(off), lines_of(on)]
+    assert checked(tmp_path, *levels) == 1
+    assert "answers at fd00::1" in capsys.readouterr().out
+    assert checked(tmp_path, *levels, only="node2") == 0
+    assert checked(tmp_path, *levels, only="10.0.0.1") == 1
+    assert checked(tmp_path, *levels, only="node3") == 1
+    assert on.actions() == ["status"] * 2
 
 
 def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +74,7 @@ def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str
     off = Fake(tmp_path / "off")
     fails = Fake(tmp_path / "fails").does("status", 'echo "password is $input"; exit 1')
     slow = Fake(tmp_path / "slow").does("status", "sleep 100")
-    levels = [lines_of(on), lines_of(off), lines_of(fails), lines_of(slow, "limit = 0.5")]
+    levels = [lines_of(on), lines_of(off), lines_of(fails), lines_of(slow, "limit = 3")]
     assert checked(tmp_path, *levels) == 2
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("ok      only hosts that have a device")
@@ -57,7 +91,7 @@ def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_devices_are_asked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Devices are asked side by side, as many as may be."""
     slow = Fake(tmp_path / "slow").does("status", "sleep 1; exit 0")
-    levels = [lines_of(slow)] * 8
+    levels = [lines_of(slow) for _ in range(8)]
     begin = time.monotonic()
     assert checked(tmp_path, *levels) == 0
     assert time.monotonic() - begin < 4
@@ -98,7 +132,9 @@ def test_real_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert failed == 3, out
     assert "ok      node1 level 1 by fence_ipmilan (10.0.0.1, fd00::1): it is on" in out
-    assert "unknown option 'lanplsu=1'" in out
+    assert re.search(
+        r"FAILED  node2 .*hosts, line \d+: fence_ipmilan has no parameter lanplsu", out
+    )
     assert "FAILED  node3" in out
     assert "FAILED  node4" in out
     assert bmc.is_on()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from scoutfs_fenced import configuration, events, log
+from scoutfs_fenced import configuration, events, hosts, log
 
 TOP = Path(__file__).resolve().parents[2]
 AGENT = TOP / "scripts" / "agent"
@@ -25,6 +25,7 @@ def manual(name: str) -> str:
 
 
 AGENT_PAGE, CONFIGURATION_PAGE = manual("scoutfs-fenced.8"), manual("scoutfs-fenced.conf.5")
+HOSTS_PAGE = manual("scoutfs-fenced.hosts.5")
 
 
 def test_every_variable_of_the_configuration_is_described() -> None:
@@ -33,8 +34,14 @@ def test_every_variable_of_the_configuration_is_described() -> None:
         assert f"| `{name}` |" in README
     known = {*configuration.VARIABLES, "SCOUTFS_FENCED_RUN_ARGS", configuration.PATH_VARIABLE}
     given = r"SCOUTFS_FENCED_(?!REQ_|EVENT)[A-Z_]+"
-    for text in (AGENT_PAGE, CONFIGURATION_PAGE, README, WALK):
+    for text in (AGENT_PAGE, CONFIGURATION_PAGE, HOSTS_PAGE, README, WALK):
         assert set(re.findall(given, text)) <= known
+
+
+def test_every_word_of_the_hosts_file_is_described() -> None:
+    for word in hosts.WORDS:
+        assert re.search(rf"^Ic {word}$", HOSTS_PAGE, re.MULTILINE), word
+        assert f"| `{word}` |" in README
 
 
 def test_every_command_and_option_is_described() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from scoutfs_fenced import configuration
 from scoutfs_fenced.configuration import Configuration, ConfigurationError
+from scoutfs_fenced.device import IPMITOOL, DeviceError, Usable, find_agent
+from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.hosts import (
-    IPMITOOL,
+    Device,
     Hosts,
     HostsError,
     SecretError,
@@ -40,6 +42,11 @@ def agent(tmp_path: Path) -> Path:
     return path
 
 
+def devices_at(hosts: Hosts, address: str) -> list[Device]:
+    host = hosts.host(address)
+    return list(host.devices) if host else []
+
+
 def read(tmp_path: Path, text: str) -> Hosts:
     path = tmp_path / "hosts"
     path.write_text(text)
@@ -60,17 +67,17 @@ def test_levels_come_in_order_with_their_parameters_unchanged(
     hosts = read(
         tmp_path,
         f"# a remark\n\n[node1]\naddress = 10.0.0.11\nagent = {agent}\n"
-        f'ip=10.0.9.11\nsnmp-version = 2c\n  plug = 3,"a=b" # c\npassword_file = {secret}\n'
+        f'ip=10.0.9.11\nsnmp-version = 2c\n  plug = "3,a=b # c"\npassword_file = {secret}\n'
         f"; another\n[node1 level 2]\nagent = {agent}\nlimit = 7.5\naction = reboot\n"
-        f"[node2]\nagent = {agent}\naddress = 10.0.0.12\n",
+        f"[node2]\nagent = {agent}\naddress = 10.0.0.12\nplug = 9\n",
     )
-    first, second = hosts.devices("10.0.0.11")
-    assert dict(first.parameters) == {
+    first, second = devices_at(hosts, "10.0.0.11")
+    assert {value.name: value.value for value in first.values.values()} == {
         "ip": "10.0.9.11",
         "snmp-version": "2c",
-        "plug": '3,"a=b" # c',
+        "plug": '"3,a=b # c"',
+        "password_file": str(secret),
     }
-    assert dict(first.secrets) == {"password": str(secret)}
     assert (first.host, first.level, first.action) == ("node1", 1, "off")
     assert (first.agent, first.limit) == (str(agent), float("inf"))
     assert (second.host, second.level, second.action, second.limit) == ("node1", 2, "reboot", 7.5)
@@ -84,9 +91,9 @@ def test_addresses_are_found_in_any_spelling(tmp_path: Path, agent: Path) -> Non
         f"[node1]\naddress = 10.0.0.11, FD00:0:0::0011 ::ffff:10.1.0.11\nagent = {agent}\n",
     )
     for address in ("10.0.0.11", "::ffff:10.0.0.11", "fd00::11", "fd00:0::11", "10.1.0.11"):
-        assert [device.host for device in hosts.devices(address)] == ["node1"], address
+        assert [device.host for device in devices_at(hosts, address)] == ["node1"], address
     for address in ("10.0.0.12", "::11", "0.0.0.0", "", "node1"):
-        assert list(hosts.devices(address)) == [], address
+        assert devices_at(hosts, address) == [], address
 
 
 def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: Path) -> None:
@@ -103,7 +110,11 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: 
         (begin + "ip = a\vb\n", 4, "control character"),
         (begin + "ip = 1\nip = 2\n", 5, "ip is set in line 4 already"),
         (begin + "power-wait = 1\npower_wait = 2\n", 5, "power_wait is set in line 4 already"),
-        (begin + begin, 4, r"level 1 of node1 is in line 1 already; call .*\[node1 level 2\]"),
+        (
+            begin + begin,
+            4,
+            r"level 1 of node1 is in line 1 already; call .*\[node1 level 2\].*device",
+        ),
         (begin + f"[node1 level 3]\nagent = {agent}\n", 4, "level 2 of node1 has to come before"),
         (f"[node1 level 2]\nagent = {agent}\n" + begin, 1, "level 1 of node1 has to come before"),
         (begin + f"[node1 level 2]\naddress = ::1\nagent = {agent}\n", 5, "for all levels"),
@@ -117,10 +128,28 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: 
             "10.0.0.11 is in line 2 already",
         ),
         ("[node1]\naddress = ::1\n", 1, "there is no agent"),
-        ("[node1]\naddress = ::1\nagent = fence_none\n", 3, "no fence agent fence_none; install"),
-        ("[node1]\naddress = ::1\nagent = ./fence_it\n", 3, r"no fence agent \./fence_it"),
-        (f"[node1]\naddress = ::1\nagent = {tmp_path}\n", 3, "no fence agent"),
-        (f"[node1]\naddress = ::1\nagent = {secret}\n", 3, "no fence agent"),
+        ("[node1]\naddress = ::1\nagent = ./fence_it\n", 3, "or its whole path"),
+        (begin + "plug = 3 # the left one\n", 4, "a comment has a line of its own"),
+        (begin + "unfence = 1\n", 4, "yes or no"),
+        (begin + "sessions = 0\n", 4, "whole number from 1 on"),
+        (begin + "prepare = yes\n", 4, "followed by one that fences"),
+        (begin + "ip = {nummer}\n", 4, "not known; there are"),
+        (begin.replace("node1", "a") + "ip = {number}\n", 4, "a has no number"),
+        ("[n[3-1]]\naddress = ::1\n", 1, "has to go up"),
+        ("[n[1-9999]]\naddress = ::1\n", 1, "no more than 4096"),
+        ("[defaults]\n[defaults]\n", 2, "in line 1 already"),
+        (
+            f"[a]\naddress = ::1\nagent = {agent}\nplug = 3\n"
+            f"[b]\naddress = ::2\nagent = {agent}\npower_wait = 2\nplug = 3\n",
+            5,
+            "same device as level 1 of a in line 1",
+        ),
+        (
+            f"[a device x]\naddress = ::1\nagent = {agent}\n[a device y]\nagent = {agent}\n",
+            4,
+            "same device as device x of level 1 of a in line 1",
+        ),
+        (begin + f"[node1 device b]\nagent = {agent}\n", 4, "name both"),
         (begin + "action = on\n", 4, "the action is off or reboot, not 'on'"),
         (begin + "limit = soon\n", 4, "positive number of seconds, not 'soon'"),
         (begin + "limit = 0\n", 4, "positive number of seconds, not '0'"),
@@ -152,19 +181,20 @@ def test_secrets_must_not_stand_in_the_file(tmp_path: Path, agent: Path) -> None
 
 
 def test_secrets_are_closed_to_others(tmp_path: Path, agent: Path, secret: Path) -> None:
-    """A secret's file that others may read, or that is another user's, is refused at the start."""
+    """A secret's file that others may read, or that is another user's, is refused at its use."""
     text = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\nsnmp-priv-passwd_file = {secret}\n"
-    [device] = read(tmp_path, text).devices("10.0.0.11")
-    assert dict(device.secrets) == {"snmp_priv_passwd": str(secret)}
+    # It may come later, and keeps no other host's devices from their work.
+    read(tmp_path, text)
     for mode in (0o640, 0o604, 0o620, 0o601):
         secret.chmod(mode)
-        line, what = mistake(tmp_path, text)
-        assert (line, f"chmod 600 {secret}" in what) == (4, True)
+        with pytest.raises(SecretError, match=f"chmod 600 {secret}"):
+            read_secret(str(secret))
     secret.chmod(0o400)
-    read(tmp_path, text)
+    read_secret(str(secret))
     if os.geteuid() == 0:
         os.chown(secret, 12345, 0)
-        assert f"chown root {secret}" in mistake(tmp_path, text)[1]
+        with pytest.raises(SecretError, match=f"chown root {secret}"):
+            read_secret(str(secret))
 
 
 def test_a_secret_is_one_line(tmp_path: Path, secret: Path) -> None:
@@ -200,24 +230,63 @@ def test_agents_are_found_beyond_path(tmp_path: Path, monkeypatch: pytest.Monkey
     """A fence agent is found by its name where packages put it, whatever PATH says."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     text = "[node1]\naddress = 10.0.0.11\nagent = fence_ipmilan\n"
-    [device] = read(tmp_path, text).devices("10.0.0.11")
-    assert device.agent == "/usr/sbin/fence_ipmilan"
+    [device] = devices_at(read(tmp_path, text), "10.0.0.11")
+    assert find_agent(device) == "/usr/sbin/fence_ipmilan"
 
 
 def test_ipmitool_reads_the_password_itself(tmp_path: Path, secret: Path) -> None:
     """Fence agents that show the password to everybody by ipmitool's command line get its file."""
-    begin = "[node1]\naddress = 10.0.0.11\nagent = fence_ipmilan\n"
-    [device] = read(tmp_path, begin + f"password_file = {secret}\n").devices("10.0.0.11")
-    assert device.secrets_by_file
-    assert device.parameters["ipmitool_path"] == str(IPMITOOL)
+    begin = "[node1]\naddress = 10.0.0.11\nagent = fence_ipmilan\nip = 10.0.9.1\n"
+
+    def usable(more: str) -> Usable:
+        async def look() -> Usable:
+            [device] = devices_at(read(tmp_path, begin + more), "10.0.0.11")
+            return await Devices("/nowhere").calls(os.environ).usable(device)
+
+        return asyncio.run(look())
+
+    it = usable(f"password_file = {secret}\n")
+    assert it.given == {"ip": "10.0.9.1", "password": str(secret), "ipmitool_path": str(IPMITOOL)}
+    assert list(it.secrets) == ["the secret"]
     assert os.access(IPMITOOL, os.X_OK)
     # Without a password there is nothing to hide.
-    [device] = read(tmp_path, begin + "ipmitool_path = /opt/tool\n").devices("10.0.0.11")
-    assert device.parameters["ipmitool_path"] == "/opt/tool"
+    assert usable("ipmitool_path = /opt/tool\n").given["ipmitool_path"] == "/opt/tool"
+    for more, line in (
+        (f"password_file = {secret}\nipmitool_path = /opt/tool\n", 6),
+        (f"hexadecimal_kg_file = {secret}\n", 5),
+        ("lanplsu = 1\n", 5),
+        ("ipaddr = 10.0.9.2\n", 5),
+    ):
+        with pytest.raises(DeviceError, match=f"hosts, line {line}: "):
+            usable(more)
 
-    text = begin + f"password_file = {secret}\nipmitool_path = /opt/tool\n"
-    assert mistake(tmp_path, text)[0] == 5
-    assert mistake(tmp_path, begin + f"hexadecimal_kg_file = {secret}\n")[0] == 4
+
+def test_a_hundred_hosts(tmp_path: Path, agent: Path) -> None:
+    """Defaults, ranges, and the host's name and number in parameters; also with a mark of order."""
+    (tmp_path / "hosts").write_bytes(
+        b"\xef\xbb\xbf[defaults]\nagent = fence_ipmilan\nusername = {host}\n"
+        b"address = 10.0.0.{number}, fd00::{number}\nip = 10.0.9.{number+100}\n"
+        b"[node[001-100]]\n[node[001-002] level 2 device left]\n"
+        + f"agent = {agent}\nplug = {{number}}\n".encode()
+        + b"[node[001-002] level 2 device right]\n"
+        + f"agent = {agent}\nplug = {{number+8}}\n".encode()
+        + b"[other101]\nusername = me\n"
+        + f"[other102]\nagent = {agent}\n".encode()
+    )
+    hosts = read_hosts(str(tmp_path / "hosts"))
+    assert len(list(hosts)) == 102
+    first, left, right = devices_at(hosts, "10.0.0.2")
+    assert (first.host, first.says("username"), first.says("ip")) == (
+        "node002",
+        "node002",
+        "10.0.9.102",
+    )
+    assert (left.name, left.says("plug"), left.says("username")) == ("left", "2", "")
+    assert (right.name, right.says("plug"), right.level) == ("right", "10", 2)
+    assert [each.says("username") for each in devices_at(hosts, "10.0.0.101")] == ["me"]
+    # Another agent's parameters would mean nothing to it.
+    assert [each.says("username") for each in devices_at(hosts, "10.0.0.102")] == [""]
+    assert hosts.by_name("node100") is not None
 
 
 def test_sample(tmp_path: Path, agent: Path, secret: Path) -> None:
@@ -227,9 +296,9 @@ def test_sample(tmp_path: Path, agent: Path, secret: Path) -> None:
     text = re.sub(r"^(\w+_file) = .*", rf"\1 = {secret}", text, flags=re.MULTILINE)
     text = text.replace("fence_apc_snmp", str(agent))
     hosts = read(tmp_path, text)
-    assert [(host.name, len(host.devices)) for host in hosts] == [("node1", 2), ("node2", 1)]
-    assert [device.level for device in hosts.devices("fd00::11")] == [1, 2]
-    assert dict(hosts.devices("10.0.0.11")[1].secrets) == {"community": str(secret)}
+    assert [len(host.devices) for host in hosts] == [2] * 16 + [3]
+    assert [device.level for device in devices_at(hosts, "fd00::11")] == [1, 2]
+    assert devices_at(hosts, "10.0.0.11")[1].says("community_file") == str(secret)
 
 
 def configured(tmp_path: Path, text: str) -> Configuration:

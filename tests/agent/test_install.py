@@ -71,6 +71,7 @@ def test_all_that_belongs_to_it_is_installed(tmp_path: Path) -> None:
         "/usr/local/lib/systemd/system/scoutfs-fenced.service",
         "/usr/local/share/bash-completion/completions/scoutfs-fenced",
         "/usr/local/share/man/man5/scoutfs-fenced.conf.5",
+        "/usr/local/share/man/man5/scoutfs-fenced.hosts.5",
         "/usr/local/share/man/man8/scoutfs-fenced.8",
         "/usr/local/share/doc/scoutfs-fence/samples/scoutfs-fenced.conf",
         "/usr/local/share/doc/scoutfs-fence/samples/scoutfs-fenced.hosts",

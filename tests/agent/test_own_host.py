@@ -31,7 +31,7 @@ def agent_with_device(world: World, addresses: str) -> tuple[Agent, Fake]:
     """An agent whose hosts file gives a device to these addresses."""
     fake = Fake(world.folder / "device")
     hosts = world.folder / "hosts"
-    hosts.write_text(f"[node1]\naddress = {addresses}\nagent = {fake.agent}\n")
+    hosts.write_text(f"[node1]\naddress = {addresses}\nagent = {fake.agent}\nip = 10.0.9.1\n")
     return world.agent("echo command >>record", hosts=hosts), fake
 
 

@@ -253,7 +253,9 @@ def test_a_word_about_a_host_answers_what_comes(world: World) -> None:
     """It is given before there is a request, and by the host's name."""
     hosts = world.folder / "hosts"
     fake = Fake(world.folder / "device")
-    hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\nagent = {fake.agent}\n")
+    hosts.write_text(
+        f"[node1]\naddress = 10.0.0.11, fd00::11\nagent = {fake.agent}\nip = 10.0.9.1\n"
+    )
     world.configure("echo $SCOUTFS_FENCED_REQ_IP >>record", hosts=hosts)
     status, output, error = run(world, "ack", "--host", "node1", "--for", "15m", typed="node1\n")
     assert (status, error) == (0, "")
@@ -392,7 +394,7 @@ def test_a_word_that_is_refused(world: World, arguments: list[str], typed: str, 
 def test_fence_really_fences_a_host(world: World) -> None:
     fake = Fake(world.folder / "device")
     hosts = world.folder / "hosts"
-    hosts.write_text(f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\n")
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\nip = 10.0.9.1\n")
     agent = world.agent("exit 0", hosts=hosts)
     status, output, error = run(world, "fence", "node1", typed="node1\n")
     assert (status, error) == (0, "")

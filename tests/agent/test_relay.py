@@ -21,6 +21,9 @@ agent = {agent}
 
 # A fence agent that tells in what environment it runs.
 TELLS = """
+[ "$1" != -o ] || exec cat <<END
+<resource-agent><actions><action name="off"/><action name="status"/></actions></resource-agent>
+END
 case $(sed -n s/^action=//p) in
 status) echo "$$" >>status.pid; env >environment; {more} exit 0 ;;
 esac

@@ -48,13 +48,13 @@ def test_device_first_else_the_command(world: World, bmc: Bmc) -> None:
 def test_failures_of_a_bmc_end_in_error(world: World, bmc: Bmc) -> None:
     """Wrong password, a BMC that cannot be reached, and one that lies: all end in `error`."""
     world.timeout(10)
-    nobody = bmc.parameters().replace(str(bmc.port), str(free_port()))
+    nobody = bmc.parameters().replace(str(bmc.port), str(free_port())) + "limit = 5\n"
     stubborn = bmc.parameters() + "power_timeout = 2\n"
     bmc.password_file.write_text("another\n")
     for number, (level, why) in enumerate(
         (
             (bmc.parameters(), "off failed, exit status 1"),
-            (nobody, "off, for up to"),
+            (nobody, "off failed, killed for taking longer"),
             (stubborn, "off failed, exit status 1"),
         )
     ):
@@ -108,11 +108,26 @@ def test_hosts_are_read_again(world: World, bmc: Bmc) -> None:
     assert not world.recorded()
 
 
-def test_mistake_at_the_start(world: World) -> None:
-    """An agent whose hosts file has a mistake does not start, and names the line."""
+def test_missing_agent_does_not_stop_the_others(world: World, bmc: Bmc) -> None:
+    """A host whose fence agent is missing is logged with its line; the others are served."""
     hosts = world.folder / "hosts"
-    hosts.write_text("[node1]\naddress = 10.0.0.11\nagent = fence_nobody\n")
+    hosts.write_text(
+        "[node2]\naddress = 10.0.0.12\nagent = fence_nobody\n"
+        f"[node1]\naddress = 10.0.0.11\n{bmc.parameters()}"
+    )
+    agent = world.agent("exit 0", hosts=hosts)
+    agent.says(f"node2 level 1 by fence_nobody cannot be used: {hosts}, line 3: there is no fence")
+    request = world.request(rid(1), address="10.0.0.11")
+    until_result(request, "fenced")
+    states = {each["host"]: each["state"] for each in world.status()["devices"]}
+    assert states == {"node2": "unusable", "node1": "off"}
+
+
+def test_form_stops_the_start(world: World) -> None:
+    """An agent whose hosts file has a mistake in its form does not start, and names the line."""
+    hosts = world.folder / "hosts"
+    hosts.write_text("[node1]\naddress = 10.0.0.11\nagent = fence_nobody\naction = on\n")
     world.configure("exit 0", hosts=hosts)
     agent = world.begin()
     assert agent.wait() > 0
-    assert f"{hosts}, line 3: there is no fence agent fence_nobody" in agent.log()
+    assert f"{hosts}, line 4: the action is off or reboot" in agent.log()

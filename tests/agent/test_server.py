@@ -143,14 +143,14 @@ def test_a_reload_lends_no_proof_to_another_host(world: World) -> None:
         fake.does("off", f"while ! test -e {world.folder}/go; do sleep 0.05; done")
     hosts = world.folder / "hosts"
     hosts.write_text(
-        f"[node1]\naddress = 10.0.0.11\nagent = {fakes[0].agent}\n"
-        f"[node2]\naddress = 10.0.0.12\nagent = {fakes[1].agent}\n"
+        f"[node1]\naddress = 10.0.0.11\nagent = {fakes[0].agent}\nip = a\n"
+        f"[node2]\naddress = 10.0.0.12\nagent = {fakes[1].agent}\nip = b\n"
     )
     first = world.request(rid(1), address="10.0.0.11", elapsed=2)
     second = world.request(rid(2), address="10.0.0.12")
     agent = world.agent("exit 1", hosts=hosts, parallel=1)
     until(fakes[0].actions, "the first is switched off")
-    hosts.write_text(f"[node1]\naddress = 10.0.0.11, 10.0.0.12\nagent = {fakes[1].agent}\n")
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11, 10.0.0.12\nagent = {fakes[1].agent}\nip = b\n")
     agent.signal(signal.SIGHUP)
     agent.says("says now")
     (world.folder / "go").touch()
@@ -229,7 +229,7 @@ def test_requests_for_one_host_share_a_command(world: World) -> None:
 def test_requests_by_several_addresses_of_a_host_share_an_attempt(world: World) -> None:
     fake = Fake(world.folder / "device")
     hosts = world.folder / "hosts"
-    hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\nagent = {fake.agent}\n")
+    hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\nagent = {fake.agent}\nip = a\n")
     directories = [
         world.request(rid(1), address="10.0.0.11"),
         world.request(rid(2), mount="scoutfs/2", address="0.0.0.0", inet="fd00::11"),

@@ -57,6 +57,7 @@ VARIABLES = (
     "SCOUTFS_FENCED_STOP_TIMEOUT",
     "SCOUTFS_FENCED_HOOK",
     "SCOUTFS_FENCED_METRICS",
+    "SCOUTFS_FENCED_MONITOR",
 )
 
 # What the shell does: $0 is itself, $1 the configuration. That may print whatever it likes, so the
@@ -115,6 +116,8 @@ class Configuration:
     retry_pause: float = 1
     # Seconds that running commands get when the agent stops.
     stop_timeout: float = 30
+    # Seconds between two questions to each fence device for its status; 0 for none.
+    monitor: float = 300
     # The program that hears of events, and the file of metrics; empty for none.
     hook: str = ""
     metrics: str = ""
@@ -167,6 +170,7 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
         retries=values.count("SCOUTFS_FENCED_RETRIES", None),
         retry_pause=values.number("SCOUTFS_FENCED_RETRY_PAUSE", 1.0, zero=True),
         stop_timeout=values.number("SCOUTFS_FENCED_STOP_TIMEOUT", 30.0, zero=True),
+        monitor=values.number("SCOUTFS_FENCED_MONITOR", 300.0, zero=True),
         hook=values.program("SCOUTFS_FENCED_HOOK"),
         metrics=values.metrics("SCOUTFS_FENCED_METRICS"),
         environment=dict(line.split("=", 1) for line in exported if "=" in line),

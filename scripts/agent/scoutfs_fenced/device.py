@@ -1,23 +1,86 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fences a host by its devices, which fence agents know how to talk to.
+"""One fence device: has its fence agent switch a host off, and proves that it is off.
 
 A fence agent reads its parameters from standard input, as lines NAME=VALUE, and tells by its exit
-status how it went. Its word that it has switched a host off is not enough: it is asked for the
-host's status, too, and only where that is off has the host been fenced.
+status how it went. A device has fenced its host if, and only if, all of this is so:
+
+- Its action `off` was called, and `status` after that: what was off before may have been switched
+  on in between, and a status from before says nothing.
+- That `status` ended by itself with exit status 2. A shell, Python and getopt end with 2 as well,
+  when they cannot run a program or do not take its arguments; so a `status` that prints a usage or
+  a stack trace is asked once more, and is no "off" if it does so again.
+- The host's own parameters were used, none was unknown to the agent (it would ignore it and act on
+  another outlet), and no other host has the same ones (hosts.py).
+
+Whether `off` itself succeeded does not count: a BMC refuses it if the host is off already, and one
+that says "done" may only have begun. The state decides, and is asked for until it is "off".
+
+That is not enough for a device that keeps a host away from disks instead of cutting its power, by a
+reservation or at a switch (`unfence`, see metadata.py). It says "off" of every host that it has
+never let in, also if the name in the hosts file is misspelt and the host writes on by another. So:
+
+- Before `off` the device said "on", which shows that the name is right; or it said so earlier to
+  this agent (registrations.py), and it lets in this agent's own host at this moment: a device that
+  has lost its reservation lets everyone write, and has forgotten this host, too.
+- `off` has to succeed: fence_scsi removes a key without proof that there is a reservation, and
+  fails then.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
+import os
+import re
+import shutil
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 from scoutfs_fenced import process
-from scoutfs_fenced.hosts import Device, SecretError, read_secret
+from scoutfs_fenced.hosts import (
+    PARAMETER,
+    WORDS,
+    Device,
+    SecretError,
+    Value,
+    read_secret,
+    secret_of,
+)
+from scoutfs_fenced.metadata import Metadata, MetadataCache, MetadataError
+from scoutfs_fenced.registrations import Registrations
+from scoutfs_fenced.sessions import NoSession, Sessions
 
 # What the exit status of the action `status` means. Everything else is no answer.
 STATUS = {0: "on", 2: "off"}
+
+# How programs complain that end with exit status 2 for another reason than a host that is off.
+COMPLAINT = re.compile(
+    r"(?i)\busage:|Traceback \(most recent call last\)|unrecognized (option|argument)"
+    r"|invalid option|requires an argument|can't open file|syntax ?error|cannot execute",
+)
+
+# Agents that have it show the password to everybody, by ipmitool's command line in /proc. The
+# program here is run in its place, and is given the name of the secret's file.
+IPMITOOL_PATH = "ipmitool_path"
+IPMITOOL = Path(__file__).resolve().parent / "ipmitool-password-file"
+
+# Where fence agents are that a service's PATH leaves out.
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+# Seconds between two questions for the status.
+STATUS_PAUSE = 0.5
+
+# Of the time of a device, what `off` leaves for `status`: so many seconds, or that part if it is
+# less.
+STATUS_SECONDS = 3.0
+STATUS_PART = 0.25
+
+# Seconds that a device may take to switch its host on again. No caller waits for that.
+ON_SECONDS = 60.0
 
 HIDDEN = "***"
 
@@ -29,105 +92,392 @@ class DeviceError(Exception):
     """Why a device has not done what was asked of it, as a phrase."""
 
 
-async def fence(
-    devices: Sequence[Device],
-    *,
-    seconds: float,
-    environment: Mapping[str, str],
-    doing: Callable[[str], None],
-    say: Callable[[str], None],
-) -> str:
-    """Has a host switched off by the first of its devices that can; tells by which.
+class Unusable(DeviceError):
+    """Why a device cannot be used at all at the moment, with the file and the line to mend."""
 
-    Raises DeviceError where none can. What is being done is told, and what the fence agents print
-    is said. A device takes no more than its share of the time, so that the last one still has its
-    turn.
+    def __init__(self, device: Device, line: int, what: str) -> None:
+        self.line = line
+        super().__init__(f"{device.path}, line {line}: {what}")
+
+
+class Silent(DeviceError):
+    """A device that did not answer in its time."""
+
+
+@dataclass(frozen=True)
+class Usable:
+    """What a fence agent is called with."""
+
+    agent: str
+    metadata: Metadata
+    # By the agent's own names, without the action.
+    given: Mapping[str, str]
+    secrets: Sequence[str]
+
+
+class Calls:
+    """Calls fence agents, with what all devices of this agent share.
+
+    `own` tells the device that lets this agent's own host in, for a device of another host; None if
+    the hosts file has none. If it is patient, the time that a device takes for other hosts does not
+    count.
     """
-    end = time.monotonic() + seconds
-    failures = []
-    for number, device in enumerate(devices):
-        share = (end - time.monotonic()) / (len(devices) - number)
+
+    def __init__(
+        self,
+        *,
+        metadata: MetadataCache,
+        sessions: Sessions,
+        registrations: Registrations,
+        own: Callable[[Device], Device | None],
+        environment: Mapping[str, str],
+        patient: bool = False,
+    ) -> None:
+        self.metadata = metadata
+        self.sessions = sessions
+        self.registrations = registrations
+        self.own = own
+        self.environment = environment
+        self.patient = patient
+
+    async def usable(self, device: Device) -> Usable:
+        """All that can be known without asking the device; raises Unusable.
+
+        The fence agent may be installed, or the secret come, at any time; so nothing is remembered
+        but the agent's metadata.
+        """
+        path = find_agent(device)
         try:
-            await _fence_by(device, min(share, device.limit), environment, doing, say)
-        except DeviceError as error:
-            failures.append(f"{device}: {error}")
-            say(failures[-1])
+            metadata = await self.metadata.get(path, self.environment)
+        except MetadataError as error:
+            raise Unusable(device, device.agent_line, f"{device.agent}: {error}") from error
+        _check_actions(device, metadata)
+        given, files = _parameters(device, metadata)
+        secrets = {}
+        for name, value in files.items():
+            try:
+                secrets[name] = read_secret(value.value)
+            except SecretError as error:
+                raise Unusable(device, value.line, str(error)) from error
+        if secrets and IPMITOOL_PATH in metadata.spelling:
+            _check_ipmitool(device, metadata, files)
+            given[metadata.spelling[IPMITOOL_PATH]] = str(IPMITOOL)
+            given.update({name: value.value for name, value in files.items()})
         else:
-            return f"proven off at {device}"
-    raise DeviceError("; ".join(failures))
+            given.update({name: quoted(secret) for name, secret in secrets.items()})
+        return Usable(path, metadata, given, tuple(secrets.values()))
 
+    async def call(
+        self,
+        device: Device,
+        action: str,
+        seconds: float,
+        say: Callable[[str], None],
+        *,
+        urgent: bool = True,
+    ) -> process.Ending:
+        """Calls the fence agent of a device, once it has a session, for up to `seconds` in all.
 
-async def _fence_by(
-    device: Device,
-    seconds: float,
-    environment: Mapping[str, str],
-    doing: Callable[[str], None],
-    say: Callable[[str], None],
-) -> None:
-    """Has a host switched off by one device, and makes sure of it."""
-    end = time.monotonic() + seconds
+        Raises Unusable, or Silent if others kept the device busy. A call that is not urgent is
+        cancelled if an urgent one needs its session.
+        """
+        if seconds <= 0:
+            raise Silent(f"{action} failed, as no time was left for it")
+        end = time.monotonic() + seconds
+        try:
+            usable = await asyncio.wait_for(self.usable(device), seconds)
+        except asyncio.TimeoutError:
+            raise DeviceError(f"{device.agent} has not told its metadata in time") from None
+        hide = hiding(usable.secrets)
+        lines = {"action": action, **usable.given}
+        try:
+            wait = math.inf if self.patient else end - time.monotonic()
+            async with self.sessions.session(device, wait, urgent=urgent):
+                if self.patient:
+                    end = time.monotonic() + seconds
+                return await process.run(
+                    [usable.agent],
+                    environment=self.environment,
+                    limit=end - time.monotonic(),
+                    stdin="".join(f"{name}={value}\n" for name, value in lines.items()).encode(
+                        errors="surrogateescape"
+                    ),
+                    say=lambda line: say(f"{device}: {action} says: {hide(line)}"),
+                )
+        except NoSession as error:
+            raise DeviceError(str(error)) from error
 
-    async def call(action: str) -> process.Ending:
-        left = end - time.monotonic()
-        doing(f"{device}: {action}, for up to {left:.3f} s")
-        return await _call(device, action, left, environment, say)
+    async def status(
+        self,
+        device: Device,
+        seconds: float,
+        say: Callable[[str], None],
+        *,
+        urgent: bool = True,
+    ) -> str:
+        """Whether the device says that its host is on or off; raises DeviceError if it does not."""
+        limit = min(seconds, device.limit)
+        end = time.monotonic() + limit
+        for again in (False, True):
+            said: list[str] = []
 
-    ending = await call("off")
-    if not ending.succeeded:
-        raise DeviceError(f"off failed, {ending}")
-    ending = await call("status")
-    status = STATUS.get(-1 if ending.status is None else ending.status)
-    if status is None:
-        raise DeviceError(f"off succeeded, but is not proven: status failed, {ending}")
-    if status != "off":
-        raise DeviceError(f"off succeeded, but by its status it is {status}")
-    if device.action == "reboot":
-        # It is fenced already, and nobody need wait long for more.
-        end -= (end - time.monotonic()) / 2
-        ending = await call("on")
+            def listen(line: str, said: list[str] = said) -> None:
+                said.append(line)
+                say(line)
+
+            left = limit if self.patient else end - time.monotonic()
+            ending = await self.call(device, "status", left, listen, urgent=urgent)
+            if ending.over_limit is not None:
+                if again:
+                    break
+                raise Silent(f"status failed, {ending}")
+            answer = STATUS.get(-1 if ending.status is None else ending.status)
+            if answer is None:
+                raise DeviceError(f"status failed, {ending}")
+            if answer == "on":
+                if device.unfence:
+                    self.registrations.add(device)
+                return answer
+            if not any(COMPLAINT.search(line) for line in said):
+                return answer
+            if not again:
+                say(f"{device}: status is asked once more, as this is no answer")
+        raise DeviceError("status failed, exit status 2 with a complaint, which is no answer")
+
+    async def switch_off(
+        self,
+        device: Device,
+        seconds: float,
+        doing: Callable[[str], None],
+        say: Callable[[str], None],
+    ) -> float:
+        """Switches a host off, and proves that; raises DeviceError if it cannot.
+
+        Returns when the answer that proves it was asked for, in seconds of time.monotonic(). The
+        top of this file says what a proof is. Cancelling this ends what runs.
+        """
+        end = time.monotonic() + min(seconds, device.limit)
+
+        def left() -> float:
+            return end - time.monotonic()
+
+        def does(action: str, seconds: float) -> float:
+            doing(f"{device}: {action}, for up to {max(0.0, seconds):.3f} s")
+            return seconds
+
+        if device.unfence:
+            await self._check_registered(device, left, does, say)
+        for_status = 0 if device.prepare else min(STATUS_SECONDS, STATUS_PART * left())
+        off = await self.call(device, "off", does("off", left() - for_status), say)
+        if device.prepare:
+            if not off.succeeded:
+                raise DeviceError(f"off failed, {off}")
+            return time.monotonic()
+        if device.unfence and not off.succeeded:
+            raise DeviceError(f"off failed, {off}, so nothing shows that the host is kept out")
+        what = "off succeeded" if off.succeeded else f"off failed, {off}"
+        failures, problem = 0, ""
+        does("status", left())
+        once = _once(say)
+        while True:
+            asked = time.monotonic()
+            try:
+                answer = await self.status(device, left(), once)
+            except Silent as error:
+                if problem and off.over_limit is None:
+                    # It did answer, and there was no time for another answer.
+                    raise DeviceError(problem) from None
+                raise Silent(problem or _unproven(off, str(error))) from None
+            except Unusable:
+                raise
+            except DeviceError as error:
+                failures += 1
+                problem = _unproven(off, str(error))
+            else:
+                if answer == "off":
+                    return asked
+                failures = 0
+                problem = f"{what}, but by its status it is {answer}"
+            # An `off` that was refused changes nothing; but one failure of `status` is no answer.
+            refused = not off.succeeded and off.over_limit is None
+            if (refused and failures != 1) or left() <= STATUS_PAUSE:
+                if failures and off.over_limit is not None:
+                    raise Silent(problem)
+                raise DeviceError(problem)
+            await asyncio.sleep(STATUS_PAUSE)
+
+    async def _check_registered(
+        self,
+        device: Device,
+        left: Callable[[], float],
+        does: Callable[[str, float], float],
+        say: Callable[[str], None],
+    ) -> None:
+        """Makes sure that a device knows the host: it says "off" of every host that it does not."""
+        if await self.status(device, does("status", left()), say) == "on":
+            return
+        if device not in self.registrations:
+            raise DeviceError(
+                "it says off, and was never seen to be on: that is no proof, as the device says so "
+                "of every host that it does not know"
+            )
+        own = self.own(device)
+        if own is None:
+            raise DeviceError(
+                "it says off, and whether it keeps hosts out at all cannot be known, as the hosts "
+                "file has no such device for this host"
+            )
+        if await self.status(own, does(f"status of this host by {own}", left()), say) != "on":
+            raise DeviceError(
+                f"it says off, but also of this host, by {own}: it may have lost its registrations"
+            )
+
+    async def switch_on(self, device: Device, seconds: float, say: Callable[[str], None]) -> None:
+        """Switches a host on, or lets it in; raises DeviceError."""
+        ending = await self.call(device, "on", min(seconds, ON_SECONDS), say)
         if not ending.succeeded:
-            say(f"{device}: it is off, and stays so: on failed, {ending}")
+            raise DeviceError(f"on failed, {ending}")
 
 
-async def status(
-    device: Device,
-    *,
-    seconds: float,
-    environment: Mapping[str, str],
-    say: Callable[[str], None],
-) -> str:
-    """Whether the device says that its host is on or off; raises DeviceError where it does not."""
-    ending = await _call(device, "status", min(seconds, device.limit), environment, say)
-    answer = STATUS.get(-1 if ending.status is None else ending.status)
-    if answer is None:
-        raise DeviceError(f"status failed, {ending}")
-    return answer
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """What says each line no more than once."""
+    said = set()
+
+    def say_once(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return say_once
 
 
-async def _call(
-    device: Device,
-    action: str,
-    seconds: float,
-    environment: Mapping[str, str],
-    say: Callable[[str], None],
-) -> process.Ending:
-    """Calls the fence agent of a device by the fence agents' interface."""
-    try:
-        secrets = {name: read_secret(path) for name, path in device.secrets.items()}
-    except SecretError as error:
-        raise DeviceError(str(error)) from error
-    given = {name: quoted(secret) for name, secret in secrets.items()}
-    if device.secrets_by_file:
-        given = dict(device.secrets)
-    lines = {"action": action, **device.parameters, **given}
-    hide = hiding(secrets.values())
-    return await process.run(
-        [device.agent],
-        environment=environment,
-        limit=seconds,
-        stdin="".join(f"{name}={value}\n" for name, value in lines.items()).encode(),
-        say=lambda line: say(f"{device}: {action} says: {hide(line)}"),
-    )
+def _unproven(off: process.Ending, why: str) -> str:
+    if off.succeeded:
+        return f"off succeeded, but is not proven: {why}"
+    return f"off failed, {off}; {why}"
+
+
+def find_agent(device: Device) -> str:
+    """The path of a device's fence agent; raises Unusable."""
+    found = None
+    if os.path.dirname(device.agent):
+        found = device.agent if os.access(device.agent, os.X_OK) else None
+    else:
+        places = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PATH])
+        found = shutil.which(device.agent, path=places)
+    if not found or not os.path.isfile(found):
+        raise Unusable(
+            device,
+            device.agent_line,
+            f"there is no fence agent {device.agent}; install the package that has it, "
+            "or name another by its whole path",
+        )
+    return found
+
+
+def _check_actions(device: Device, metadata: Metadata) -> None:
+    """Refuses what the agent cannot do, and what would prove nothing."""
+
+    def refuse(line: int, what: str) -> Unusable:
+        return Unusable(device, line, f"{device.agent} {what}")
+
+    if "off" not in metadata.actions:
+        raise refuse(device.agent_line, "has no action off, so it cannot fence")
+    if "status" not in metadata.actions and not device.prepare:
+        raise refuse(
+            device.agent_line,
+            "has no action status, so nothing can prove that it has fenced; with prepare = yes it "
+            "can prepare what the next level does",
+        )
+    if device.action == "reboot" and not {"reboot", "on"} <= metadata.actions:
+        raise refuse(
+            device.action_line,
+            "has no action reboot, so it would let a host that still runs write again; "
+            "use action = off",
+        )
+    if metadata.unfencing and not device.unfence:
+        raise refuse(
+            device.agent_line,
+            "keeps out only hosts that it has let in, which its word off does not tell from "
+            "others; with unfence = yes the agent on each host lets its own host in, and makes "
+            "sure of that",
+        )
+    if device.unfence and "on" not in metadata.actions:
+        raise refuse(device.words["unfence"], "has no action on, so it cannot let a host in")
+
+
+def _parameters(device: Device, metadata: Metadata) -> tuple[dict[str, str], dict[str, Value]]:
+    """What the agent is given, by its own names, and the files of its secrets; raises Unusable."""
+    for word in WORDS:
+        if word != "action" and word in metadata.spelling and word in device.words:
+            raise Unusable(
+                device,
+                device.words[word],
+                f"{word} is a parameter of {device.agent}, too: write {PARAMETER}{word} for that, "
+                f"and leave {word} out",
+            )
+    given: dict[str, str] = {}
+    files: dict[str, Value] = {}
+    # By present name, what sets it.
+    set_by: dict[str, Value] = {}
+    for key, value in device.values.items():
+        secret = "" if key in metadata.spelling else secret_of(key)
+        key = secret or key
+        if key not in metadata.spelling or key == "action":
+            name = value.name if not secret else f"{value.name}, as it has no {secret}"
+            raise Unusable(
+                device,
+                value.line,
+                f"{device.agent} has no parameter {name}; see: {device.agent} -o metadata",
+            )
+        other = set_by.setdefault(metadata.present[key], value)
+        if other is not value:
+            raise Unusable(
+                device,
+                value.line,
+                f"{value.name} is another name of {other.name}, which is set in line "
+                f"{other.line} already; set it once",
+            )
+        if secret:
+            files[metadata.spelling[key]] = value
+        else:
+            given[metadata.spelling[key]] = value.value
+    _check_required(device, metadata, set(set_by))
+    return given, files
+
+
+def _check_required(device: Device, metadata: Metadata, given: set[str]) -> None:
+    required = set(metadata.required)
+    if "key" in given:
+        # The plug is needed for making the key only.
+        required.discard("plug")
+    if "port_as_ip" in metadata.spelling and not given & {"ip", "plug"}:
+        # An address is needed as well, and the metadata says otherwise, as there are two ways.
+        required.add("ip")
+    missing = sorted(required - given)
+    if missing:
+        raise Unusable(
+            device, device.line, f"{device.agent} needs {', '.join(missing)} for {device.host}"
+        )
+
+
+def _check_ipmitool(device: Device, metadata: Metadata, files: Mapping[str, Value]) -> None:
+    """Nothing may bring a secret onto ipmitool's command line."""
+    for name, value in files.items():
+        if metadata.present.get(name, name) != "password":
+            raise Unusable(
+                device,
+                value.line,
+                f"ipmitool would show {name} to every user of this host; "
+                "leave it out, and let the BMC ask for a password only",
+            )
+    if IPMITOOL_PATH in device.values:
+        raise Unusable(
+            device,
+            device.values[IPMITOOL_PATH].line,
+            "ipmitool is called in a way that hides the password; "
+            "leave ipmitool_path out, and have ipmitool in PATH",
+        )
 
 
 def quoted(secret: str) -> str:

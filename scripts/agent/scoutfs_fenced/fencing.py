@@ -20,6 +20,7 @@ from typing import Callable
 
 from scoutfs_fenced import process
 from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.hosts import Host
 from scoutfs_fenced.levels import LevelsError, Proof, fence_host
 from scoutfs_fenced.request import Request
@@ -71,6 +72,7 @@ class Attempt:
 
 async def run_attempt(
     settings: Configuration,
+    devices: Devices,
     attempt: Attempt,
     *,
     due: float,
@@ -91,6 +93,7 @@ async def run_attempt(
         try:
             await fence_host(
                 attempt.host,
+                devices,
                 due=due,
                 end=end,
                 environment=environment,

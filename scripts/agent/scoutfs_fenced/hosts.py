@@ -1,24 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which devices fence which host: the hosts file.
+"""The hosts file: which devices fence which host. scoutfs-fenced.hosts(5) describes it.
 
-Each host has a section with its addresses, a fence agent and that agent's parameters, by the
-agent's own names. Sections called `[HOST level 2]` and so on hold what to try where the levels
-before failed:
+Each host has a section with its addresses, a fence agent and that agent's parameters. Sections
+`[HOST level 2]` and so on are topology levels, tried when the levels before failed. Several devices
+that have to be off together are sections of one level, each with a name of its own:
 
-    [node1]
-    address = 10.0.0.11, fd00::11
+    [defaults]
     agent = fence_ipmilan
-    ip = 10.0.9.11
     username = fencing
     password_file = /etc/scoutfs/bmc.password
 
-    [node1 level 2]
+    [node[1-100]]
+    address = 10.0.0.{number}, fd00::{number}
+    ip = 10.0.9.{number}
+
+    [node[1-100] level 2 device left]
     agent = fence_apc_snmp
     ip = 10.0.9.200
-    plug = 3
-    community_file = /etc/scoutfs/pdu.community
+    plug = {number}
 
-A secret stands in a file of its own, and is read from there each time that it is used.
+    [node[1-100] level 2 device right]
+    agent = fence_apc_snmp
+    ip = 10.0.9.201
+    plug = {number}
+
+This file knows the form alone: what a fence agent makes of its parameters is for device.py, and a
+fence agent or a secret that is missing keeps no other host's devices from their work.
 """
 
 from __future__ import annotations
@@ -26,16 +33,35 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scoutfs_fenced.addresses import Address, parse_address
+from scoutfs_fenced.metadata import key_of
 
-HEADER = re.compile(r"\[\s*([^\s\[\]]+)(?:\s+level\s+([1-9][0-9]{0,3}))?\s*\]")
+# A range is part of a host's name: node[1-16,20].
+HEADER = re.compile(
+    r"\[\s*(?P<host>[^\s\[\]]+|[^\s\[\]]*\[(?P<range>[0-9,-]+)\][^\s\[\]]*)"
+    r"(?:\s+level\s+(?P<level>[1-9][0-9]{0,3}))?"
+    r"(?:\s+device\s+(?P<device>[^\s\[\]]+))?\s*\]"
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+PLACEHOLDER = re.compile(r"\{([A-Za-z]+)([+-][0-9]{1,6})?\}")
+NUMBER_AT_END = re.compile(r"[0-9]+$")
+COMMENT = re.compile(r"\s[#;]")
+
+DEFAULTS = "defaults"
+
+# More hosts than any cluster has, so that a slip in a range fills no memory.
+MOST_HOSTS = 4096
+
+# The words that are not a fence agent's parameters.
+WORDS = ("address", "agent", "action", "limit", "prepare", "sessions", "unfence")
+
+# Begins a parameter of the fence agent that has the name of one of these words.
+PARAMETER = "parameter."
 
 # What fence agents call their secrets; where another has a secret, its name is like these.
 SECRET = re.compile(
@@ -47,25 +73,12 @@ SECRET_SCRIPT = re.compile(r".*passw(or)?d_script")
 # An agent made to tell more tells it to the system's log and to files too, secrets included.
 TALKATIVE = ("verbose", "verbose_level", "debug", "debug_file")
 
-# These give ipmitool the password as an argument, which everybody sees in /proc until ipmitool has
-# overwritten it. The program here is run in its place, and is given the name of the secret's file.
-IPMITOOL_AGENTS = (
-    "fence_idrac",
-    "fence_ilo3",
-    "fence_ilo4",
-    "fence_ilo5",
-    "fence_imm",
-    "fence_ipmilan",
-    "fence_ipmilanplus",
-)
-IPMITOOL = Path(__file__).resolve().parent / "ipmitool-password-file"
+# How long things may take: what these say does not make it another device.
+TIMING = re.compile(r".*(timeout|wait|delay|sleep)|retry_on|retries")
 
 # After a fence agent's own `reboot` the power is on, which proves nothing. So it is made of `off`,
 # the proof, and `on`.
 ACTIONS = ("off", "reboot")
-
-# Where fence agents are that a service's PATH leaves out.
-SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 LONGEST_SECRET = 65536
 
@@ -84,31 +97,97 @@ class SecretError(Exception):
 
 
 @dataclass(frozen=True)
+class Value:
+    """One parameter of a fence agent, as the hosts file has it."""
+
+    line: int
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Device:
-    """One level of a host: a fence agent, and what it is told."""
+    """A device of one topology level: a fence agent, and what it is given."""
 
     host: str
     level: int
+    # Among several devices of a level.
+    name: str
+    # The hosts file, and the line of the section.
+    path: str
+    line: int
+    # As the file names it, and in which line.
     agent: str
-    action: str
-    limit: float
-    parameters: Mapping[str, str]
-    # By name, the files that hold them.
-    secrets: Mapping[str, str]
-    # Whether the agent is given the files' names, and not what they hold.
-    secrets_by_file: bool
+    agent_line: int
+    action: str = "off"
+    action_line: int = 0
+    # Seconds that the device may take.
+    limit: float = math.inf
+    limit_line: int = 0
+    # Whether the file says that this host is to be let in by the device, and that the level only
+    # prepares what the next one does.
+    unfence: bool = False
+    prepare: bool = False
+    # How many logins the device takes at a time; None if the file does not say.
+    sessions: int | None = None
+    # By key_of(name), without this file's own words.
+    values: Mapping[str, Value] = field(default_factory=dict)
+    # Lines of this file's own words, by word.
+    words: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.host} level {self.level} by {os.path.basename(self.agent)}"
+        name = f" device {self.name}" if self.name else ""
+        return f"{self.host} level {self.level}{name} by {os.path.basename(self.agent)}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The same for two devices that are the same: the agent, and what it is given.
+
+        How long things may take is left out.
+        """
+        values = (f"{key}={value.value}" for key, value in self.values.items())
+        return self.agent, *sorted(value for value in values if not TIMING.match(value))
+
+    def says(self, *names: str) -> str:
+        """The value of the first of these parameters that is set, or nothing."""
+        return next((self.values[name].value for name in names if name in self.values), "")
+
+
+@dataclass(frozen=True)
+class Level:
+    """A topology level: devices that have to be off together."""
+
+    number: int
+    devices: Sequence[Device]
+
+    @property
+    def prepares(self) -> bool:
+        """Whether it proves nothing, and the next level waits for its end."""
+        return self.devices[0].prepare
+
+    @property
+    def reboots(self) -> bool:
+        """Whether its devices are switched on again, once the host is proven off."""
+        return self.devices[0].action == "reboot"
+
+    @property
+    def limit(self) -> float:
+        """Seconds that it may take."""
+        return max(device.limit for device in self.devices)
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host that can be fenced, by its devices in the order in which to try them."""
+    """A host that can be fenced, by its levels in the order in which to try them."""
 
     name: str
     addresses: Sequence[Address]
-    devices: Sequence[Device]
+    levels: Sequence[Level]
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices of all levels."""
+        return [device for level in self.levels for device in level.devices]
 
 
 class Hosts:
@@ -128,63 +207,114 @@ class Hosts:
         except ValueError:
             return None
 
-    def devices(self, address: str) -> Sequence[Device]:
-        """The devices of the host that has this address; none if there is no such host."""
-        host = self.host(address)
-        return host.devices if host else ()
+    def by_name(self, name: str) -> Host | None:
+        """The host of this name; None if there is none."""
+        return next((host for host in self._hosts if host.name == name), None)
 
 
 @dataclass
 class Section:
-    """What stands below one header, with the numbers of the lines."""
+    """What stands below one header, for one host, with the numbers of the lines."""
 
     host: str
     level: int
+    device: str
     line: int
-    values: dict[str, tuple[int, str, str]] = field(default_factory=dict)
+    # The number of the host, where its name has one.
+    number: int | None = None
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        name = f"device {self.device} of " if self.device else ""
+        return f"{name}level {self.level} of {self.host}"
 
 
 def read_hosts(path: str) -> Hosts:
-    """Reads the file, and makes sure of all that can be seen without asking a device."""
+    """Reads the file, and makes sure of its form; raises HostsError."""
     try:
-        text = os.fsdecode(Path(path).read_bytes())
+        data = Path(path).read_bytes()
     except OSError as error:
         raise HostsError(
             None,
             f"the hosts file cannot be read: {error.strerror}; write it, "
             "or name another with SCOUTFS_FENCED_HOSTS",
         ) from error
-    return Reader().read(text)
+    try:
+        # A byte order mark, which some editors write, is no part of the text.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise HostsError(line, "this is not text in UTF-8; save the file as UTF-8") from error
+    return Reader(path).read(text)
 
 
 class Reader:
-    """Makes hosts of a file's text; raises HostsError where it cannot."""
+    """Makes hosts of a file's text; raises HostsError if it cannot."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
 
     def read(self, text: str) -> Hosts:
         """All hosts, each with its levels."""
-        levels: dict[str, list[Section]] = {}
-        for section in self._sections(text):
-            before = levels.setdefault(section.host, [])
-            if section.level <= len(before):
-                first = before[section.level - 1].line
+        written = self._sections(text)
+        defaults = [section for section in written if section.host == DEFAULTS]
+        expanded = [
+            each for section in written if section.host != DEFAULTS for each in _expand(section)
+        ]
+        if len(expanded) > MOST_HOSTS:
+            raise HostsError(
+                expanded[MOST_HOSTS].line, f"these are more than {MOST_HOSTS} sections of hosts"
+            )
+        levels = self._levels(expanded)
+        hosts = []
+        taken: dict[Address, int] = {}
+        for name, groups in levels.items():
+            own = [
+                [(section, self._with_defaults(section, defaults)) for section in group]
+                for group in groups
+            ]
+            addresses = self._addresses(own, taken)
+            made = [
+                self._level(number, [self._device(*each) for each in group])
+                for number, group in enumerate(own, 1)
+            ]
+            if made[-1].prepares:
                 raise HostsError(
-                    section.line,
-                    f"level {section.level} of {section.host} is in line {first} already; "
-                    f"call this one [{section.host} level {len(before) + 1}]",
+                    made[-1].devices[0].words["prepare"],
+                    f"a level that only prepares is followed by one that fences {name}",
                 )
+            hosts.append(Host(name, addresses, made))
+        self._refuse_copies(hosts)
+        return Hosts(hosts)
+
+    def _levels(self, sections: Sequence[Section]) -> dict[str, list[list[Section]]]:
+        """By host, the sections of each level."""
+        levels: dict[str, list[list[Section]]] = {}
+        for section in sections:
+            before = levels.setdefault(section.host, [])
             if section.level > len(before) + 1:
                 raise HostsError(
                     section.line,
                     f"level {len(before) + 1} of {section.host} has to come before this one",
                 )
-            before.append(section)
-
-        hosts = []
-        taken: dict[Address, int] = {}
-        for name, sections in levels.items():
-            addresses = self._addresses(sections, taken)
-            hosts.append(Host(name, addresses, [self._device(section) for section in sections]))
-        return Hosts(hosts)
+            if section.level == len(before) + 1:
+                before.append([section])
+                continue
+            group = before[section.level - 1]
+            for other in group:
+                if section.device and other.device and section.device != other.device:
+                    continue
+                what = f"{other} is in line {other.line} already; "
+                if section.device and section.device == other.device:
+                    raise HostsError(section.line, what + "give this device another name")
+                raise HostsError(
+                    section.line,
+                    what + f"call this one [{section.host} level {len(before) + 1}], or, if both "
+                    f"have to be off, name both, as in [{section.host} level {section.level} "
+                    "device left]",
+                )
+            group.append(section)
+        return levels
 
     def _sections(self, text: str) -> Sequence[Section]:
         sections: list[Section] = []
@@ -193,10 +323,7 @@ class Reader:
             if not line or line[0] in "#;":
                 continue
             if line[0] == "[":
-                header = HEADER.fullmatch(line)
-                if not header:
-                    raise HostsError(number, "a section begins with [HOST] or [HOST level 2]")
-                sections.append(Section(header[1], int(header[2] or 1), number))
+                sections.append(self._header(number, line, sections))
                 continue
             name, equals, value = (part.strip() for part in line.partition("="))
             if not equals or not NAME.fullmatch(name):
@@ -208,150 +335,280 @@ class Reader:
                 raise HostsError(number, f"{name} belongs below the [HOST] that it is for")
             if not value.isprintable():
                 raise HostsError(number, f"the value of {name} holds a control character")
+            if COMMENT.search(value) and not (len(value) > 1 and value[0] == value[-1] == '"'):
+                raise HostsError(
+                    number,
+                    "a comment has a line of its own; if this belongs to the value of "
+                    f"{name}, put quotation marks around the value",
+                )
             self._add(sections[-1], number, name, value)
         return sections
 
+    def _header(self, number: int, line: str, before: Sequence[Section]) -> Section:
+        header = HEADER.fullmatch(line)
+        if not header:
+            if COMMENT.search(line):
+                raise HostsError(number, "a comment has a line of its own")
+            raise HostsError(
+                number,
+                "a section begins with [HOST], [HOST level 2] or [HOST level 2 device NAME]",
+            )
+        section = Section(header["host"], int(header["level"] or 1), header["device"] or "", number)
+        if section.host == DEFAULTS:
+            for other in before:
+                if other.host == DEFAULTS and _same_place(other, section):
+                    raise HostsError(
+                        number, f"these defaults are in line {other.line} already; write them there"
+                    )
+        return section
+
     def _add(self, section: Section, number: int, name: str, value: str) -> None:
         # Fence agents take either spelling.
-        key = name.replace("-", "_").lower()
+        key = key_of(name)
         if key in section.values:
-            first = section.values[key][0]
+            first = section.values[key].line
             raise HostsError(number, f"{name} is set in line {first} already; set it once")
-        section.values[key] = number, name, value
+        section.values[key] = Value(number, name, value)
 
-    def _addresses(self, sections: Sequence[Section], taken: dict[Address, int]) -> list[Address]:
-        first, *others = sections
-        for section in others:
-            if "address" in section.values:
-                raise HostsError(
-                    section.values["address"][0],
-                    f"address belongs below [{section.host}], for all levels",
-                )
-        number, _, text = first.values.get("address", (first.line, "", ""))
-        words = re.split(r"[\s,]+", text) if text else []
+    def _with_defaults(self, section: Section, defaults: Sequence[Section]) -> dict[str, Value]:
+        """The values of a section, and those of the defaults that it does not set itself."""
+        values: dict[str, Value] = {}
+        # What is said of one device counts for more than what is said of its level.
+        for default in sorted(defaults, key=lambda default: bool(default.device)):
+            if default.level == section.level and default.device in ("", section.device):
+                values.update(default.values)
+        agent = section.values.get("agent")
+        if agent is not None and "agent" in values and values["agent"].value != agent.value:
+            # Another agent's parameters mean nothing to this one.
+            values = {key: value for key, value in values.items() if key in WORDS}
+        values.update(section.values)
+        return {key: _fill_in(value, section) for key, value in values.items()}
+
+    def _addresses(
+        self, groups: list[list[tuple[Section, dict[str, Value]]]], taken: dict[Address, int]
+    ) -> list[Address]:
+        first, values = groups[0][0]
+        for group in groups:
+            for section, _values in group:
+                if section is not first and "address" in section.values:
+                    raise HostsError(
+                        section.values["address"].line,
+                        f"address belongs below the first section of {section.host}, in line "
+                        f"{first.line}, for all levels",
+                    )
+        given = values.get("address", Value(first.line, "", ""))
+        words = re.split(r"[\s,]+", given.value) if given.value else []
         if not words:
             raise HostsError(
-                number, f"{first.host} needs an address, as in: address = 10.0.0.11, fd00::11"
+                given.line, f"{first.host} needs an address, as in: address = 10.0.0.11, fd00::11"
             )
         addresses = []
         for word in words:
             try:
                 address = parse_address(word)
             except ValueError:
-                raise HostsError(number, f"'{word}' is not an IPv4 or IPv6 address") from None
+                raise HostsError(
+                    given.line, f"'{word}' is not an IPv4 or IPv6 address, for {first.host}"
+                ) from None
             if address in taken:
                 raise HostsError(
-                    number,
+                    given.line,
                     f"{address} is in line {taken[address]} already; it belongs to one host",
                 )
-            taken[address] = number
+            taken[address] = given.line
             addresses.append(address)
         return addresses
 
-    def _device(self, section: Section) -> Device:
-        values = dict(section.values)
-        values.pop("address", None)
-
-        def take(name: str, default: str) -> tuple[int, str]:
-            number, _, value = values.pop(name, (section.line, name, default))
-            return number, value
-
-        agent = self._agent(*take("agent", ""))
-        action = self._action(*take("action", "off"))
-        limit = self._limit(*take("limit", "inf"))
-        parameters: dict[str, str] = {}
-        secrets: dict[str, str] = {}
-        for key, (number, name, value) in values.items():
-            secret = self._secret(number, key, value)
-            if secret:
-                secrets[secret] = value
-            else:
-                parameters[name] = value
-        by_file = bool(secrets) and os.path.basename(agent) in IPMITOOL_AGENTS
-        if by_file:
-            self._check_ipmitool(section, secrets)
-            parameters["ipmitool_path"] = str(IPMITOOL)
+    def _device(self, section: Section, values: dict[str, Value]) -> Device:
+        given = {word: values.pop(word) for word in WORDS if word in values}
+        values = {
+            key_of(value.name[len(PARAMETER) :] if key.startswith(PARAMETER) else key): value
+            for key, value in values.items()
+        }
+        for key, value in values.items():
+            _check_name(key, value)
+        agent = given.get("agent", Value(section.line, "", ""))
+        if not agent.value:
+            raise HostsError(agent.line, "there is no agent, as in: agent = fence_ipmilan")
+        if os.path.dirname(agent.value) and not os.path.isabs(agent.value):
+            raise HostsError(
+                agent.line, f"an agent has a name, or its whole path, not '{agent.value}'"
+            )
+        action = given.get("action", Value(section.line, "", "off"))
+        if action.value not in ACTIONS:
+            raise HostsError(
+                action.line, f"the action is {' or '.join(ACTIONS)}, not '{action.value}'"
+            )
+        prepare = _yes(given.get("prepare"))
+        if prepare and action.value != "off":
+            raise HostsError(action.line, "a level that only prepares has the action off")
         return Device(
-            section.host, section.level, agent, action, limit, parameters, secrets, by_file
+            host=section.host,
+            level=section.level,
+            name=section.device,
+            path=self._path,
+            line=section.line,
+            agent=agent.value,
+            agent_line=agent.line,
+            action=action.value,
+            action_line=action.line,
+            limit=_limit(given.get("limit")),
+            unfence=_yes(given.get("unfence")),
+            prepare=prepare,
+            sessions=_sessions(given.get("sessions")),
+            values=values,
+            words={word: value.line for word, value in given.items()},
         )
 
-    def _agent(self, number: int, agent: str) -> str:
-        if not agent:
-            raise HostsError(number, "there is no agent, as in: agent = fence_ipmilan")
-        places = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PATH])
-        if os.path.dirname(agent):
-            found = agent if os.path.isabs(agent) and os.access(agent, os.X_OK) else None
-        else:
-            found = shutil.which(agent, path=places)
-        if not found or not os.path.isfile(found):
-            raise HostsError(
-                number,
-                f"there is no fence agent {agent}; install the package that has it, "
-                "or name another by its whole path",
-            )
-        return found
-
-    def _action(self, number: int, action: str) -> str:
-        if action not in ACTIONS:
-            raise HostsError(number, f"the action is {' or '.join(ACTIONS)}, not '{action}'")
-        return action
-
-    def _limit(self, number: int, text: str) -> float:
-        try:
-            limit = float(text)
-        except ValueError:
-            limit = math.nan
-        if not limit > 0:
-            raise HostsError(
-                number, f"the limit must be a positive number of seconds, not '{text}'"
-            )
-        return limit
-
-    def _secret(self, number: int, key: str, value: str) -> str:
-        """The name of the secret that a parameter says the file of, or nothing."""
-        if SECRET.fullmatch(key):
-            raise HostsError(
-                number,
-                "a secret must not stand here: write it into a file that only root may read, "
-                f"and name that with {key}_file",
-            )
-        if SECRET_SCRIPT.fullmatch(key):
-            secret = key[: -len("_script")]
-            raise HostsError(
-                number,
-                "a secret that a script prints cannot be kept out of the log; "
-                f"name a file that holds it with {secret}_file",
-            )
-        if key in TALKATIVE:
-            raise HostsError(
-                number,
-                f"{key} would make the fence agent write secrets into logs of its own; "
-                "leave it out, and call the fence agent by hand to see more",
-            )
-        secret = key[: -len("_file")] if key.endswith("_file") else ""
-        if not SECRET.fullmatch(secret):
-            return ""
-        try:
-            read_secret(value)
-        except SecretError as error:
-            raise HostsError(number, str(error)) from error
-        return secret
-
-    def _check_ipmitool(self, section: Section, secrets: Mapping[str, str]) -> None:
-        """Nothing may bring a secret onto ipmitool's command line."""
-        for secret in secrets:
-            if secret not in ("password", "passwd"):
+    def _level(self, number: int, devices: Sequence[Device]) -> Level:
+        """A level, whose devices have to agree on what is done."""
+        first = devices[0]
+        for other in devices[1:]:
+            if (other.action, other.prepare) != (first.action, first.prepare):
                 raise HostsError(
-                    section.values[f"{secret}_file"][0],
-                    f"ipmitool would show {secret} to every user of this host; "
-                    "leave it out, and let the BMC ask for a password only",
+                    other.line,
+                    f"the devices of level {number} of {first.host} need the same action and the "
+                    f"same prepare, as in line {first.line}",
                 )
-        if "ipmitool_path" in section.values:
+        return Level(number, devices)
+
+    def _refuse_copies(self, hosts: Sequence[Host]) -> None:
+        """Two hosts that have the same device would be switched off for each other.
+
+        So would one power supply do for two, if a level had it twice.
+        """
+        seen: dict[tuple[str, ...], Device] = {}
+        for device in (device for host in hosts for device in host.devices):
+            other = seen.setdefault(device.identity, device)
+            if device.prepare or other is device:
+                continue
+            if device.host == other.host and device.level != other.level:
+                continue
             raise HostsError(
-                section.values["ipmitool_path"][0],
-                "ipmitool is called in a way that hides the password; "
-                "leave ipmitool_path out, and have ipmitool in PATH",
+                device.line,
+                f"this is the same device as {_place(other)} in line {other.line}: the same agent "
+                f"with the same parameters; give {_place(device)} its own",
             )
+
+
+def _place(device: Device) -> str:
+    return str(Section(device.host, device.level, device.name, device.line))
+
+
+def _same_place(one: Section, other: Section) -> bool:
+    return (one.level, one.device) == (other.level, other.device)
+
+
+def _expand(section: Section) -> Iterator[Section]:
+    """A section for each host of a range."""
+    begin, bracket, rest = section.host.partition("[")
+    if not bracket:
+        found = NUMBER_AT_END.search(section.host)
+        section.number = int(found[0]) if found else None
+        yield section
+        return
+    numbers, _, end = rest.partition("]")
+    for part in numbers.split(","):
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        if not found:
+            raise HostsError(section.line, f"a range is as in node[1-16,20], not [{numbers}]")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first >= MOST_HOSTS:
+            raise HostsError(
+                section.line,
+                f"the range {part} has to go up, and have no more than {MOST_HOSTS} hosts",
+            )
+        width = len(found[1]) if found[1][0] == "0" else 1
+        for number in range(first, last + 1):
+            yield Section(
+                f"{begin}{number:0{width}}{end}",
+                section.level,
+                section.device,
+                section.line,
+                number,
+                section.values,
+            )
+
+
+def _fill_in(value: Value, section: Section) -> Value:
+    """A value with the host's name and number in it."""
+
+    def fill(found: re.Match[str]) -> str:
+        word, offset = found[1], int(found[2] or 0)
+        if word == "host" and not found[2]:
+            return section.host
+        if word != "number":
+            raise HostsError(
+                value.line, f"{found[0]} is not known; there are {{host}}, {{number}}, {{number+1}}"
+            )
+        if section.number is None:
+            raise HostsError(value.line, f"{section.host} has no number for {found[0]}")
+        if section.number + offset < 0:
+            raise HostsError(value.line, f"{found[0]} is less than 0 for {section.host}")
+        return str(section.number + offset)
+
+    return Value(value.line, value.name, PLACEHOLDER.sub(fill, value.value))
+
+
+def _yes(value: Value | None) -> bool:
+    if value is None:
+        return False
+    if value.value not in ("yes", "no"):
+        raise HostsError(value.line, f"{value.name} is yes or no, not '{value.value}'")
+    return value.value == "yes"
+
+
+def _limit(value: Value | None) -> float:
+    if value is None:
+        return math.inf
+    try:
+        limit = float(value.value)
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise HostsError(
+            value.line, f"the limit must be a positive number of seconds, not '{value.value}'"
+        )
+    return limit
+
+
+def _sessions(value: Value | None) -> int | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", value.value):
+        raise HostsError(
+            value.line, f"sessions must be a whole number from 1 on, not '{value.value}'"
+        )
+    return int(value.value)
+
+
+def _check_name(key: str, value: Value) -> None:
+    """Refuses what would bring a secret into this file, or into a log."""
+    if SECRET.fullmatch(key):
+        raise HostsError(
+            value.line,
+            "a secret must not stand here: write it into a file that only root may read, "
+            f"and name that with {key}_file",
+        )
+    if SECRET_SCRIPT.fullmatch(key):
+        secret = key[: -len("_script")]
+        raise HostsError(
+            value.line,
+            "a secret that a script prints cannot be kept out of the log; "
+            f"name a file that holds it with {secret}_file",
+        )
+    if key in TALKATIVE:
+        raise HostsError(
+            value.line,
+            f"{key} would make the fence agent write secrets into logs of its own; "
+            "leave it out, and call the fence agent by hand to see more",
+        )
+
+
+def secret_of(key: str) -> str:
+    """The name of the secret whose file a parameter names, or nothing."""
+    secret = key[: -len("_file")] if key.endswith("_file") else ""
+    return secret if SECRET.fullmatch(secret) else ""
 
 
 def read_secret(path: str) -> str:

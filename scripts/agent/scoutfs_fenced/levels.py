@@ -23,17 +23,38 @@ What fence_host() promises:
   - Every level has had its turn before `due`, as far as that is possible: then the first caller
     gives up. It goes on after that, until `end` at the latest: a caller that asks again joins.
   - If it is cancelled, each command that runs gets SIGTERM and its second of grace before SIGKILL.
+
+How the time until `due` is divided. A level begins when the one before has failed, or as below, and
+the time that is left is divided anew whenever one begins. If each level can have 5 s, they have
+equal shares, one after another; the last one goes on until `end`. If not, they overlap: each begins
+so early that the last one has 5 s, and all go on until `end`.
+
+    until due   levels   in seconds from the beginning
+         12 s        1   0 -
+         12 s        2   0 - 6,   6 -
+         12 s        3   0 -,     3.5 -,    7 -
+          8 s        2   0 -,     3 -
+         27 s        3   0 - 9,   9 - 18,   18 -
+
+A device that did not answer in its time is taken last for some minutes, so a fencing after that
+does not wait for it. A level that only prepares has its share and overlaps with no other.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-from scoutfs_fenced import device
-from scoutfs_fenced.hosts import Host
+from scoutfs_fenced.device import Calls, DeviceError
+from scoutfs_fenced.devices import Devices
+from scoutfs_fenced.hosts import Device, Host, Level
+
+# Seconds that most devices need, and that each level gets if there is any way to give them.
+NEEDED = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ class LevelsError(Exception):
 
 async def fence_host(
     host: Host,
+    devices: Devices,
     *,
     due: float,
     end: float,
@@ -65,16 +87,173 @@ async def fence_host(
     `due` and `end` are times of time.monotonic(). `step` gets each step as it begins, for the log
     and `status`; `say` gets what fence agents print and why a level failed.
     """
-    del due
-    began = time.monotonic()
+    calls = devices.calls(environment)
+    fencing = _Fencing(devices, calls, end, step, say)
     try:
-        how = await device.fence(
-            host.devices,
-            seconds=end - began,
-            environment=environment,
-            doing=step,
-            say=say,
-        )
-    except device.DeviceError as error:
-        raise LevelsError(str(error)) from error
-    proven_off(Proof(began, how))
+        level, at = await fencing.first_of(in_order(host.levels, devices), due)
+    finally:
+        await fencing.stop()
+    how = " and ".join(map(str, level.devices))
+    proven_off(Proof(at, f"proven off at {how}"))
+    if level.reboots:
+        await _switch_on(level, calls, step, say)
+
+
+def in_order(levels: Sequence[Level], devices: Devices) -> list[Level]:
+    """The levels in the order in which to begin them: those that were silent come last.
+
+    A level that only prepares stays before the one that it prepares.
+    """
+    groups: list[list[Level]] = [[]]
+    for level in levels:
+        groups[-1].append(level)
+        if not level.prepares:
+            groups.append([])
+    silent = {
+        level.number: any(devices.is_silent(device) for device in level.devices)
+        for level in levels
+        if not level.prepares
+    }
+    whole = [group for group in groups if group]
+    whole.sort(key=lambda group: silent.get(group[-1].number, False))
+    return [level for group in whole for level in group]
+
+
+def turn(left: float, levels: int, *, prepares: bool = False) -> tuple[float, float]:
+    """How long the first of so many levels may take, and after how long the next begins.
+
+    Both are in seconds, `left` is the time until an answer is due. Infinity stands for all the time
+    that there is, and for no next level.
+    """
+    if levels == 1:
+        return math.inf, math.inf
+    share = max(0.0, left) / levels
+    if prepares or share >= NEEDED:
+        return share, share
+    return math.inf, max(0.0, left - NEEDED) / (levels - 1)
+
+
+class _Fencing:
+    """The levels of one fencing that run."""
+
+    def __init__(
+        self,
+        devices: Devices,
+        calls: Calls,
+        end: float,
+        step: Callable[[str], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._devices = devices
+        self._calls = calls
+        self._end = end
+        self._step = step
+        self._say = say
+        self._running: dict[asyncio.Task[float], Level] = {}
+        self._failures: list[str] = []
+
+    async def first_of(self, levels: list[Level], due: float) -> tuple[Level, float]:
+        """The first level that proves the host off, and since when; raises LevelsError."""
+        next_begins = 0.0
+        # A level that has its time for itself.
+        alone: asyncio.Task[float] | None = None
+        while True:
+            now = time.monotonic()
+            if levels and (not self._running or (alone is None and now >= next_begins)):
+                level = levels.pop(0)
+                seconds, until_next = turn(due - now, len(levels) + 1, prepares=level.prepares)
+                task = asyncio.ensure_future(self._switch_off(level, min(seconds, self._end - now)))
+                self._running[task] = level
+                next_begins = now + until_next
+                alone = task if seconds < math.inf else None
+                continue
+            if not self._running:
+                raise LevelsError("; ".join(self._failures))
+            done, _ = await asyncio.wait(
+                self._running,
+                timeout=next_begins - now if levels and alone is None else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                level = self._running.pop(task)
+                if task is alone:
+                    alone, next_begins = None, 0.0
+                try:
+                    at = task.result()
+                except LevelsError as error:
+                    self._failures.append(str(error))
+                    self._say(str(error))
+                else:
+                    if not level.prepares:
+                        return level, at
+
+    async def _switch_off(self, level: Level, seconds: float) -> float:
+        """Has all devices of a level prove the host off; returns since when it is.
+
+        What a device says does not count if another of the level fails: the host may run on that.
+        """
+        tasks = {
+            asyncio.ensure_future(self._switch_off_by(device, seconds)): device
+            for device in level.devices
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            failures = []
+            for task, device in tasks.items():
+                if task.done() and task.exception() is not None:
+                    failures.append(f"{device}: {task.exception()}")
+            if failures:
+                raise LevelsError("; ".join(failures))
+            return min(task.result() for task in tasks)
+        finally:
+            await _end_all(tasks)
+
+    async def _switch_off_by(self, device: Device, seconds: float) -> float:
+        try:
+            at = await self._calls.switch_off(device, seconds, self._step, self._say)
+        except DeviceError as error:
+            self._devices.failed(device, error)
+            raise
+        if not device.prepare:
+            self._devices.answered(device, "off")
+        return at
+
+    async def stop(self) -> None:
+        """Ends what still runs."""
+        await _end_all(self._running)
+
+
+async def _end_all(tasks: Mapping[asyncio.Task[float], object]) -> None:
+    """Cancels tasks, once, and returns when they have ended, also if it is cancelled meanwhile."""
+    pending = {task for task in tasks if not task.done()}
+    for task in pending:
+        task.cancel()
+    cancelled = False
+    while pending:
+        try:
+            _, pending = await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            # Cancelling the tasks again would take their commands' second of grace.
+            cancelled = True
+            pending = {task for task in pending if not task.done()}
+    for task in tasks:
+        if not task.cancelled():
+            # What came of it meanwhile is not needed.
+            task.exception()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def _switch_on(
+    level: Level, calls: Calls, step: Callable[[str], None], say: Callable[[str], None]
+) -> None:
+    """Switches the host on again; what fails is said, and changes nothing about the proof."""
+
+    async def switch_on(device: Device) -> None:
+        step(f"{device}: on")
+        try:
+            await calls.switch_on(device, math.inf, say)
+        except DeviceError as error:
+            say(f"{device}: it is off, and stays so: {error}")
+
+    await asyncio.gather(*map(switch_on, level.devices))

@@ -12,7 +12,11 @@ Without a command it is the agent. The parts of it, each in a file of its own:
   slots          how many commands run at a time
   fencing        one attempt to fence the host of a request
   levels         fences one host by its topology levels
-  device         calls a fence agent
+  device         one fence device: switches a host off, and proves it
+  devices        what is known of all devices, and the watch over them
+  metadata       what fence agents say of themselves
+  sessions       how many logins a device takes at a time
+  registrations  which hosts a device was seen to let in
   hosts          the hosts file: which devices fence which host
   process        one command, run to its end or to its limit
   cgroup         a control group for each command
@@ -91,7 +95,7 @@ def main() -> int:
             return status
     try:
         if arguments.command == "check":
-            return asyncio.run(check())
+            return asyncio.run(check(arguments.host))
         asyncio.run(serve(arguments.sysfs))
     except ConfigurationError as error:
         print(f"scoutfs-fenced: {error}", file=sys.stderr)
@@ -115,7 +119,10 @@ def _parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     status = commands.add_parser("status", help="show the requests, and what is done about them")
     status.add_argument("--json", action="store_true", help="as one JSON object")
-    commands.add_parser("check", help="test configuration and fence devices; switches nothing off")
+    check = commands.add_parser(
+        "check", help="test configuration and fence devices; switches nothing off"
+    )
+    check.add_argument("--host", help="only this host of the hosts file, or of this address")
     ack = commands.add_parser("ack", help="say yourself that a host is off, or a mount fenced")
     ack.add_argument("--mount", help="whose request, if several mounts ask for the same")
     ack.add_argument("--host", help="a host of the hosts file, or an address")
@@ -134,12 +141,12 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def check() -> int:
+async def check(host: str | None) -> int:
     """Tests the configuration and the fence devices; returns the exit status."""
     from scoutfs_fenced.check import run_checks
 
     settings = await configuration.read(configuration.chosen_path(), print)
-    return 1 if await run_checks(settings) else 0
+    return 1 if await run_checks(settings, host) else 0
 
 
 async def serve(sysfs: str) -> None:

@@ -55,7 +55,11 @@ def print_status(sysfs: str, as_json: bool) -> int:
         print(json.dumps(report, indent=2))
     else:
         _print_table(requests)
-        _print_attempts(agent["attempts"] if agent else [], requests)
+        if agent:
+            _print_attempts(agent["attempts"], requests)
+            _print_devices(agent["devices"])
+            if agent["refused"]:
+                print(f"the configuration stays as it was: {agent['refused']}")
         for each in acknowledged:
             until = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(each["until"]))
             print(f"acknowledged: {each['subject']}, by {each['by']}, until {until}")
@@ -138,6 +142,18 @@ def _print_attempts(attempts: list[dict[str, Any]], requests: list[dict[str, Any
             print(
                 f"goes on for {attempt['host']}, for the next leader: {attempt['step']}; "
                 f"{attempt['for']:.0f} s so far"
+            )
+
+
+def _print_devices(devices: list[dict[str, Any]]) -> None:
+    """Those that cannot fence their host."""
+    for device in devices:
+        if not device["well"]:
+            name = f" device {device['device']}" if device["device"] else ""
+            since = time.strftime("%H:%M:%S on %Y-%m-%d", time.localtime(device["since"]))
+            print(
+                f"{device['host']} level {device['level']}{name} by {device['agent']} is "
+                f"{device['state']} since {since}: {device['why']}"
             )
 
 

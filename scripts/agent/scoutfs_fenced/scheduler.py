@@ -47,6 +47,7 @@ from scoutfs_fenced import events, log
 from scoutfs_fenced.acknowledgements import Acknowledgement, file_stamp, read_acknowledgements
 from scoutfs_fenced.addresses import Address, is_own, own_addresses, parse_address
 from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.events import Events
 from scoutfs_fenced.fencing import Attempt, AttemptError, run_attempt
 from scoutfs_fenced.hosts import Host
@@ -146,6 +147,8 @@ class Scheduler:
         # By directory.
         self.requests: dict[str, ServedRequest] = {}
         self.events = Events()
+        self.devices = Devices(directory, self.events)
+        self.devices.set_hosts(settings.hosts)
         self._sysfs = sysfs
         self._records = records
         # Where acknowledgements are.
@@ -164,6 +167,7 @@ class Scheduler:
         """Goes on with another configuration; attempts that run are not changed."""
         self.settings = settings
         self._slots.set_count(settings.parallel)
+        self.devices.set_hosts(settings.hosts)
         for fencing in list(self._fencings.values()):
             for served in list(fencing.pending.values()):
                 key = self._key(served)
@@ -568,6 +572,7 @@ class Scheduler:
         task = asyncio.ensure_future(
             run_attempt(
                 settings,
+                self.devices,
                 attempt,
                 due=min(each.answer_by for each in covered),
                 end=end,

@@ -41,6 +41,8 @@ class Server:
     def __init__(self, settings: Configuration, sysfs: str) -> None:
         self.settings = settings
         self.began = time.time()
+        # Why the last reload changed nothing.
+        self.refused: str | None = None
         self.records = Records(state_directory())
         self.history = History(state_directory())
         self.scheduler = Scheduler(settings, sysfs, self.records, state_directory())
@@ -48,6 +50,7 @@ class Server:
         self.hook = Hook(lambda: self.settings)
         for subscriber in (self.history.add, self.metrics.add, self.hook.add):
             self.scheduler.events.subscribe(subscriber)
+        self._sysfs = sysfs
         self.discovery = Discovery(sysfs, self.scheduler)
         self._background: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -69,6 +72,13 @@ class Server:
         self._spawn(self.history.keep_writing())
         self._spawn(self.metrics.keep_writing())
         scanning = self._spawn(self.discovery.run(self._scanned))
+        # Whatever is mounted after READY needs access to its disks.
+        await self.scheduler.devices.unfence(self._sysfs, self.settings.environment)
+        self._spawn(
+            self.scheduler.devices.watch(
+                lambda: self.settings.monitor, lambda: self.settings.environment
+            )
+        )
         log.event(f"serving fence requests, as {self.settings.path} says")
         notify("READY=1")
 
@@ -106,12 +116,15 @@ class Server:
             try:
                 self.settings = await configuration.read(path, log.event)
             except ConfigurationError as error:
+                self.refused = str(error)
                 log.event(f"the configuration stays as it was: {error}", level=log.ERROR)
             else:
+                self.refused = None
                 log.event(f"serving fence requests as {path} says now")
                 _allow_files(self.settings.parallel)
                 self.scheduler.configure(self.settings)
                 self.discovery.scan_soon()
+                self._spawn(self.scheduler.devices.unfence(self._sysfs, self.settings.environment))
             notify("READY=1")
 
     async def _keep_ticking(self) -> None:

@@ -7,9 +7,13 @@ A connection gets one JSON object and is closed. Its members:
   since          when it began, in seconds since 1970
   configuration  the file
   events         whether the kernel's events are listened to
+  refused        why the last reload changed nothing; null if it did
   stopping       whether a signal has stopped it
   attempts       a list of the attempts that run, also of those that go on though their requests
                  have their answers: host (its name or its address), rids, step, and for
+  devices        a list: host, level, device (its name, if the level has several), agent, state
+                 (unknown, on, off, unusable or silent), well (whether it can fence), since (in
+                 seconds since 1970), and why
   requests       a list, the one with the least time left first, each with
     directory, rid, address, reason, mount    as in sysfs
     age          seconds since it was made; the kernel tells whole seconds, so it may be less
@@ -62,6 +66,7 @@ def snapshot(server: Server) -> dict[str, Any]:
         "since": server.began,
         "configuration": server.settings.path,
         "events": server.discovery.has_uevents,
+        "refused": server.refused,
         "stopping": server.scheduler.stopping,
         "attempts": [
             {
@@ -72,6 +77,7 @@ def snapshot(server: Server) -> dict[str, Any]:
             }
             for attempt in server.scheduler.attempts()
         ],
+        "devices": [state.fields() for state in server.scheduler.devices.states()],
         "requests": [
             _of_request(served, now)
             for served in sorted(requests, key=lambda served: served.request.deadline)

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is known of all fence devices, and the watch over them.
+
+Each device is asked for its status every SCOUTFS_FENCED_MONITOR seconds, the devices one after
+another and not all at once. A device that cannot be used, because its fence agent or a secret is
+missing or its parameters are wrong, or that does not answer, is reported once, and once more when
+it is back; the other hosts' devices are not affected. One that cannot be used is looked at again
+every few seconds, and before each use.
+
+A device that did not answer a fencing in time is remembered as silent for some minutes: levels.py
+takes the levels that are not silent first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Callable
+
+from scoutfs_fenced import events, log
+from scoutfs_fenced.addresses import is_own, own_addresses
+from scoutfs_fenced.device import Calls, DeviceError, Silent, Unusable
+from scoutfs_fenced.events import Events
+from scoutfs_fenced.hosts import TIMING, Device, Host, Hosts
+from scoutfs_fenced.metadata import MetadataCache
+from scoutfs_fenced.registrations import Registrations
+from scoutfs_fenced.sessions import Sessions
+
+# Seconds for which a device that did not answer comes after those that may.
+SILENCE = 300.0
+
+# Seconds between two looks at whether devices that could not be used can be.
+RECHECK = 10.0
+
+# Seconds that a device may take to answer the watch, and to let in this agent's own host.
+ANSWER = 30.0
+UNFENCE = 20.0
+
+# What tells one host from another at a device that lets hosts in.
+HOST_PARAMETERS = ("key", "plug", "port", "nodename")
+
+# Where mounts show that this host may be writing.
+MOUNTS = ("fs/scoutfs", "fs/scoutfs_fence")
+
+
+@dataclass
+class DeviceState:
+    """How a device is, since when, and why it is not well."""
+
+    device: Device
+    # unknown, on, off, unusable or silent
+    state: str = "unknown"
+    # Seconds since 1970.
+    since: float = 0.0
+    why: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether it can fence, as far as is known."""
+        return self.state not in ("unusable", "silent")
+
+    def fields(self) -> dict[str, str | int | float]:
+        """For `status`, and for programs."""
+        return {
+            "host": self.device.host,
+            "level": self.device.level,
+            "device": self.device.name,
+            "agent": os.path.basename(self.device.agent),
+            "state": self.state,
+            "well": self.well,
+            "since": self.since,
+            "why": self.why,
+        }
+
+
+class Devices:
+    """All devices of a hosts file, and what they share."""
+
+    def __init__(self, directory: str, published: Events | None = None) -> None:
+        """`directory` is the state directory; `published` hears of devices lost and back."""
+        self.hosts = Hosts()
+        self.sessions = Sessions()
+        self._events = published
+        self._metadata = MetadataCache()
+        self._registrations = Registrations(directory, log.event)
+        self._states: dict[tuple[str, ...], DeviceState] = {}
+        # By identity, until when a device counts as silent, as time.monotonic() counts.
+        self._silent: dict[tuple[str, ...], float] = {}
+        self._changed = asyncio.Event()
+
+    def set_hosts(self, hosts: Hosts) -> None:
+        """Goes on with another hosts file; what is known of devices that stay is kept."""
+        self.hosts = hosts
+        self.sessions.set_hosts(hosts)
+        before = self._states
+        self._states = {}
+        for device in _devices(hosts):
+            state = before.get(_place(device))
+            same = state is not None and state.device.identity == device.identity
+            self._states[_place(device)] = (
+                DeviceState(device, state.state, state.since, state.why)
+                if same and state is not None
+                else DeviceState(device, since=time.time())
+            )
+        self._changed.set()
+
+    def states(self) -> list[DeviceState]:
+        """How each device is, in the order of the hosts file."""
+        return list(self._states.values())
+
+    def calls(self, environment: Mapping[str, str], *, patient: bool = False) -> Calls:
+        """What calls the devices' fence agents, with this environment; see there for `patient`."""
+        return Calls(
+            metadata=self._metadata,
+            sessions=self.sessions,
+            registrations=self._registrations,
+            own=self._own,
+            environment=environment,
+            patient=patient,
+        )
+
+    def own_hosts(self) -> list[Host]:
+        """The hosts of the file that this agent's own host is: one, or none."""
+        try:
+            own = own_addresses()
+        except OSError as error:
+            # Loopback addresses are known anyway. What needs more does nothing without.
+            log.event(f"this host's own addresses cannot be read: {error}", level=log.ERROR)
+            own = set()
+        return [host for host in self.hosts if any(is_own(each, own) for each in host.addresses)]
+
+    def _own(self, device: Device) -> Device | None:
+        """The device that lets this agent's own host in where `device` lets in another."""
+        for own in _devices(self.own_hosts()):
+            if own.unfence and _shared(own) == _shared(device):
+                return own
+        return None
+
+    # What fencing finds out.
+
+    def is_silent(self, device: Device) -> bool:
+        """Whether a device has not answered within the last SILENCE seconds."""
+        return self._silent.get(device.identity, 0.0) > time.monotonic()
+
+    def answered(self, device: Device, state: str) -> None:
+        """Notes that a device said that its host is on or off."""
+        self._silent.pop(device.identity, None)
+        self._enter(device, state, "")
+
+    def failed(self, device: Device, error: DeviceError) -> None:
+        """Notes why a device did nothing."""
+        if isinstance(error, Unusable):
+            self._enter(device, "unusable", str(error))
+        elif isinstance(error, Silent):
+            self._silent[device.identity] = time.monotonic() + SILENCE
+            self._enter(device, "silent", str(error))
+
+    def _enter(self, device: Device, state: str, why: str) -> None:
+        known = self._states.get(_place(device))
+        if known is None or (known.state, known.why) == (state, why):
+            return
+        was_well = known.well
+        known.state, known.since, known.why = state, time.time(), why
+        if known.well:
+            if not was_well:
+                log.event(f"{device} can be used again", device=str(device), result="back")
+        else:
+            log.event(
+                f"{device} cannot be used: {why}",
+                level=log.ERROR,
+                device=str(device),
+                result="lost",
+            )
+        if known.well != was_well and self._events is not None:
+            kind = events.DEVICE_BACK if known.well else events.DEVICE_LOST
+            self._events.publish(kind, device=str(device), host=device.host, how=why or state)
+
+    # The watch.
+
+    async def look(self, environment: Mapping[str, str]) -> None:
+        """Finds out which devices can be used, without asking any of them."""
+        calls = self.calls(environment)
+        for device in _devices(self.hosts):
+            await self._look_at(calls, device)
+
+    async def _look_at(self, calls: Calls, device: Device) -> bool:
+        known = self._states[_place(device)]
+        try:
+            await calls.usable(device)
+        except Unusable as error:
+            self.failed(device, error)
+            return False
+        if known.state == "unusable":
+            self._enter(device, "unknown", "")
+        return True
+
+    async def watch(
+        self, period: Callable[[], float], environment: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """Watches the devices for ever. `period` is in seconds; 0 asks none of them."""
+        while True:
+            self._changed.clear()
+            await self.look(environment())
+            devices = list(_devices(self.hosts))
+            begin, asked = time.monotonic(), 0
+            while not self._changed.is_set():
+                seconds = period()
+                now = time.monotonic()
+                if seconds and devices and now >= begin + seconds * (asked + 1) / len(devices):
+                    await self._ask(devices[asked % len(devices)], environment())
+                    asked += 1
+                    continue
+                pause = RECHECK
+                if seconds and devices:
+                    pause = min(pause, begin + seconds * (asked + 1) / len(devices) - now)
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({changed}, timeout=max(0.0, pause))
+                changed.cancel()
+                for state in self.states():
+                    if state.state == "unusable":
+                        await self._look_at(self.calls(environment()), state.device)
+
+    async def _ask(self, device: Device, environment: Mapping[str, str]) -> None:
+        """Asks one device for its status, unless a fencing needs its session meanwhile."""
+        if device.prepare:
+            return
+        calls = self.calls(environment, patient=True)
+        task = asyncio.ensure_future(calls.status(device, ANSWER, _ignore, urgent=False))
+        try:
+            await asyncio.wait({task})
+        finally:
+            # Cancelled by sessions.py, it is asked the next time.
+            task.cancel()
+        if task.cancelled():
+            return
+        try:
+            self.answered(device, task.result())
+        except Unusable as error:
+            self.failed(device, error)
+        except DeviceError as error:
+            self.failed(device, Silent(str(error)))
+
+    # This agent's own host.
+
+    async def unfence(self, sysfs: str, environment: Mapping[str, str]) -> None:
+        """Has this agent's own host let in by the devices that need that.
+
+        Only while nothing is mounted: a host that was fenced while it had a mount must not get its
+        access back before that mount is gone, for what it writes is no longer asked for.
+        """
+        calls = self.calls(environment)
+        devices = [device for device in _devices(self.own_hosts()) if device.unfence]
+        await asyncio.gather(*(self._unfence(calls, device, sysfs) for device in devices))
+
+    async def _unfence(self, calls: Calls, device: Device, sysfs: str) -> None:
+        try:
+            if await calls.status(device, UNFENCE, _ignore) == "on":
+                log.event(f"{device}: this host is let in")
+            elif mounted(sysfs):
+                log.event(
+                    f"{device}: this host is kept out, and has mounts; it was fenced: "
+                    "unmount them, or reboot it, and then restart this agent",
+                    level=log.ERROR,
+                )
+            else:
+                await calls.switch_on(device, UNFENCE, log.event)
+                if await calls.status(device, UNFENCE, _ignore) != "on":
+                    raise DeviceError("on succeeded, but by its status it is still off")
+                log.event(f"{device}: this host is let in now")
+        except DeviceError as error:
+            self.failed(device, error)
+            log.event(f"{device}: this host could not be let in: {error}", level=log.ERROR)
+
+
+def mounted(sysfs: str) -> bool:
+    """Whether this host has a mount that may write."""
+    for folder in MOUNTS:
+        try:
+            if any(entry.is_dir() for entry in os.scandir(os.path.join(sysfs, folder))):
+                return True
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def _devices(hosts: Iterable[Host]) -> Iterable[Device]:
+    return (device for host in hosts for device in host.devices)
+
+
+def _place(device: Device) -> tuple[str, ...]:
+    return device.host, str(device.level), device.name
+
+
+def _shared(device: Device) -> tuple[str, ...]:
+    """What the devices of all hosts have in common if they are one device."""
+    return (
+        os.path.basename(device.agent),
+        *sorted(
+            f"{key}={value.value}"
+            for key, value in device.values.items()
+            if key not in HOST_PARAMETERS and not TIMING.match(key)
+        ),
+    )
+
+
+def _ignore(_line: str) -> None:
+    pass

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Cases for what all fence devices share: their sessions, the watch, and access of the own host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake import Fake
+from scoutfs_fenced import devices as devices_module
+from scoutfs_fenced.device import Calls, DeviceError
+from scoutfs_fenced.devices import Devices
+from scoutfs_fenced.hosts import Device, Host, Hosts, Level, Value, read_hosts
+from support import World, rid, until, until_result
+from test_people import run
+
+# Notes when it begins and when it ends.
+NOTES = """
+echo "begin $action" >>calls
+trap 'echo "end $action" >>calls' EXIT
+trap exit TERM
+sleep {seconds} & wait $!
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    return Fake(tmp_path / "fake")
+
+
+def outlet(fake: Fake, plug: int, *, sessions: int | None = None, ip: str = "10.0.9.200") -> Device:
+    """One outlet of a device that has several."""
+    values = {"ip": Value(4, "ip", ip), "plug": Value(5, "plug", str(plug))}
+    return replace(fake.level(), host=f"node{plug}", values=values, sessions=sessions)
+
+
+def known(*given: Device) -> Devices:
+    """What the agent knows of these, each of which is the only one of its host."""
+    it = Devices("/nowhere")
+    it.set_hosts(Hosts([Host(each.host, [], [Level(1, [each])]) for each in given]))
+    return it
+
+
+def most_at_once(path: Path) -> int:
+    at_once = most = 0
+    for line in path.read_text().splitlines():
+        at_once += 1 if line.startswith("begin") else -1
+        most = max(most, at_once)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("sessions", "ips", "most"),
+    [
+        (None, ["a", "a", "a"], 1),
+        (2, ["a", "a", "a", "a"], 2),
+        (None, ["a", "b", "c"], 3),
+    ],
+)
+def test_one_login_at_a_time(fake: Fake, sessions: int | None, ips: list[str], most: int) -> None:
+    """Devices of one address take one call at a time, or as many as the file says."""
+    for action, status in (("off", 0), ("status", 2)):
+        fake.does(action, NOTES.format(seconds=0.5) + f"exit {status}")
+    given = [outlet(fake, n, sessions=sessions, ip=ip) for n, ip in enumerate(ips)]
+    it = known(*given)
+
+    async def all_off() -> None:
+        calls = it.calls(os.environ)
+        await asyncio.gather(
+            *(calls.switch_off(each, 30, lambda _step: None, print) for each in given)
+        )
+
+    asyncio.run(all_off())
+    assert most_at_once(fake.folder / "calls") == most
+
+
+def test_a_device_that_is_busy_for_too_long(fake: Fake) -> None:
+    """What waits for a login fails in its time, and says why."""
+    fake.does("off", "sleep 5")
+    given = [outlet(fake, 1), outlet(fake, 2)]
+
+    async def second() -> None:
+        calls = known(*given).calls(os.environ)
+        first = asyncio.ensure_future(calls.switch_off(given[0], 4, lambda _step: None, print))
+        await asyncio.sleep(1)
+        try:
+            await calls.switch_off(given[1], 1, lambda _step: None, print)
+        finally:
+            first.cancel()
+            await asyncio.wait({first})
+
+    with pytest.raises(DeviceError, match="busy with other hosts"):
+        asyncio.run(second())
+
+
+def test_fencing_does_not_wait_for_the_watch(fake: Fake) -> None:
+    """A call that only watches gives its login up to one that fences."""
+    fake.does("status", f"[ -e off ] && exit 2; {NOTES.format(seconds=20)}")
+    fake.does("off", "touch off")
+    given = [outlet(fake, 1), outlet(fake, 2)]
+    it = known(*given)
+
+    async def fence() -> None:
+        calls: Calls = it.calls(os.environ)
+        watching = asyncio.ensure_future(it._ask(given[0], os.environ))
+        while not (fake.folder / "calls").exists():
+            await asyncio.sleep(0.05)
+        await calls.switch_off(given[1], 30, lambda _step: None, print)
+        await asyncio.wait_for(watching, 5)
+
+    begin = time.monotonic()
+    asyncio.run(fence())
+    assert time.monotonic() - begin < 10
+    # Being put off is no failure of the device.
+    assert [state.state for state in it.states()] == ["unknown", "unknown"]
+
+
+def hosts_file(world: World, fake: Fake, more: str = "", *, address: str = "10.0.0.11") -> Path:
+    path = world.folder / "hosts"
+    path.write_text(f"[node1]\naddress = {address}\nagent = {fake.agent}\nip = 10.0.9.11\n{more}")
+    return path
+
+
+def test_a_device_that_is_lost_and_back(world: World, fake: Fake) -> None:
+    """It is asked again and again; that it is silent is said once, and shown, and so is its return.
+
+    Nothing is switched.
+    """
+    fake.does("status", "[ ! -e silent ] || exit 1; exit 0")
+    hook = world.command('echo "$1 $SCOUTFS_FENCED_EVENT_DEVICE" >>heard', "hook")
+    agent = world.agent(hosts=hosts_file(world, fake), monitor=0.3, hook=hook)
+    until(lambda: world.status()["devices"][0]["state"] == "on", "it is asked")
+    (fake.folder / "silent").touch()
+    agent.says("node1 level 1 by fence_it cannot be used: status failed, exit status 1")
+    [device] = world.status()["devices"]
+    assert (device["state"], device["well"]) == ("silent", False)
+    asked = len(fake.actions())
+    until(lambda: len(fake.actions()) > asked + 2, "it is asked again")
+    assert len(agent.lines("cannot be used")) == 1
+    (fake.folder / "silent").unlink()
+    agent.says("node1 level 1 by fence_it can be used again")
+    heard = world.folder / "heard"
+    what = ["device-lost node1 level 1 by fence_it", "device-back node1 level 1 by fence_it"]
+    until(lambda: heard.exists() and heard.read_text().splitlines() == what, "the hook hears of it")
+    assert set(fake.actions()) == {"status"}
+
+
+def test_no_device_is_asked_if_that_is_not_wanted(world: World, fake: Fake) -> None:
+    world.agent(hosts=hosts_file(world, fake), monitor=0)
+    time.sleep(1)
+    assert not fake.actions()
+
+
+def test_what_is_missing_is_looked_for_again(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret, or a fence agent, that comes later makes its device usable, without a reload."""
+    monkeypatch.setattr(devices_module, "RECHECK", 0.1)
+    it = known(fake.level())
+    fake.secret.rename(tmp_path / "later")
+
+    async def watch() -> None:
+        watching = asyncio.ensure_future(it.watch(lambda: 0.0, lambda: os.environ))
+
+        async def until_it_is(state: str) -> None:
+            end = time.monotonic() + 20
+            while it.states()[0].state != state:
+                assert time.monotonic() < end, it.states()
+                await asyncio.sleep(0.05)
+
+        await until_it_is("unusable")
+        (tmp_path / "later").rename(fake.secret)
+        await until_it_is("unknown")
+        watching.cancel()
+
+    asyncio.run(watch())
+
+
+def test_status_tells_of_devices_and_of_a_reload_that_was_refused(world: World, fake: Fake) -> None:
+    """What a person has to mend is in `status`, until it is mended."""
+    hosts = hosts_file(world, fake, "colour = red\n")
+    agent = world.agent(hosts=hosts, monitor=0)
+    agent.says("line 5: .* has no parameter colour")
+    assert "hosts, line 5" in world.status()["devices"][0]["why"]
+    assert world.status()["refused"] is None
+    good = hosts.read_text().replace("colour = red\n", "")
+    hosts.write_text(good + "action = on\n")
+    agent.signal(signal.SIGHUP)
+    until(lambda: world.status()["refused"], "the reload is refused")
+    _, said, _ = run(world, "status")
+    assert "node1 level 1 by fence_it is unusable since" in said
+    assert "the configuration stays as it was: " in said
+    assert "line 5: the action is off or reboot" in said
+    hosts.write_text(good)
+    agent.signal(signal.SIGHUP)
+    until(lambda: world.status()["refused"] is None, "the reload is taken")
+    until(lambda: world.status()["devices"][0]["well"], "the device is well")
+
+
+def test_own_host_is_let_in_at_the_start(world: World, fake: Fake) -> None:
+    """The agent gives its own host access before it serves, if nothing is mounted; no other's."""
+    fake.says('automatic="0"', 'automatic="1"')
+    fake.does("on", "touch in").does("status", "[ -e in ] && exit 0; exit 2")
+    hosts = hosts_file(world, fake, "unfence = yes\nplug = 1\n", address="127.0.0.1")
+    with hosts.open("a") as file:
+        file.write(
+            f"[node2]\naddress = 10.0.0.12\nagent = {fake.agent}\nip = 10.0.9.11\n"
+            "unfence = yes\nplug = 2\n"
+        )
+    agent = world.agent(hosts=hosts, monitor=0)
+    assert agent.lines("node1 level 1 by fence_it: this host is let in now")
+    assert fake.actions() == ["status", "on", "status"]
+    assert "plug=1" in (fake.folder / "input.on").read_text().split()
+
+
+def test_own_host_with_a_mount_is_kept_out(world: World, fake: Fake) -> None:
+    """A host that was fenced does not get its access back while it has a mount."""
+    fake.says('automatic="0"', 'automatic="1"')
+    world.request(rid(1), address="10.0.0.77")
+    hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
+    agent = world.agent(hosts=hosts, monitor=0)
+    assert agent.lines("this host is kept out, and has mounts")
+    assert "on" not in fake.actions()
+
+
+def test_a_reservation_that_was_lost_proves_nothing(tmp_path: Path, fake: Fake) -> None:
+    """A host that was let in once is "off"; that counts only while this agent's host is let in."""
+    fake.says('automatic="0"', 'automatic="1"')
+    fake.does(
+        "status",
+        'plug=$(sed -n s/^plug=//p <<<"$input"); [ ! -e in.$plug ] || exit 0; exit 2',
+    ).does("off", 'rm -f "in.$(sed -n s/^plug=//p <<<"$input")"')
+    path = tmp_path / "hosts"
+    path.write_text(
+        f"[defaults]\nagent = {fake.agent}\nip = 10.0.9.11\nunfence = yes\nplug = {{number}}\n"
+        "[me1]\naddress = 127.0.0.1\n[node2]\naddress = 10.0.0.12\n"
+    )
+    hosts = read_hosts(str(path))
+    node2 = next(iter(hosts.by_name("node2").devices))  # type: ignore[union-attr]
+
+    def off() -> None:
+        it = Devices(str(tmp_path))
+        it.set_hosts(hosts)
+        asyncio.run(it.calls(os.environ).switch_off(node2, 20, lambda _step: None, print))
+
+    for plug in (1, 2):
+        (fake.folder / f"in.{plug}").touch()
+    off()
+    # It was seen to be let in, and is kept out already.
+    off()
+    (fake.folder / "in.1").unlink()
+    with pytest.raises(DeviceError, match="it may have lost its registrations"):
+        off()
+
+
+def test_parameters_that_have_a_name_of_the_hosts_file(tmp_path: Path, fake: Fake) -> None:
+    """`limit` and `token_file` of a fence agent are refused with the way to say them."""
+    fake.says('name="snmp_version"', 'name="limit"')
+    begin = f"[node1]\naddress = ::1\nagent = {fake.agent}\nip = 10.0.9.11\n"
+
+    def given(more: str) -> dict[str, str]:
+        path = tmp_path / "hosts"
+        path.write_text(begin + more)
+        [host] = read_hosts(str(path))
+        [device] = host.devices
+        usable = asyncio.run(Devices("/nowhere").calls(os.environ).usable(device))
+        return dict(usable.given)
+
+    with pytest.raises(DeviceError, match=r"line 5: limit is a parameter of .*parameter\.limit"):
+        given("limit = 3\n")
+    assert given("parameter.limit = 3\n") == {"ip": "10.0.9.11", "limit": "3"}
+    # Without one of that name it names the file of a secret.
+    token = tmp_path / "token"
+    with pytest.raises(DeviceError, match=r"line 5: .*has no parameter token_file, as it has no"):
+        given(f"token_file = {token}\n")
+    # With one it is passed on.
+    fake.says('name="limit"', 'name="token_file"')
+    assert given(f"token_file = {token}\n")["token_file"] == str(token)
+
+
+def test_requests_are_served_while_devices_are_asked(world: World, fake: Fake) -> None:
+    """A device that hangs at the watch keeps no request waiting."""
+    fake.does("status", "[ -e off ] && exit 2; sleep 60").does("off", "touch off")
+    world.agent(hosts=hosts_file(world, fake), monitor=0.2)
+    until(lambda: fake.actions() == ["status"], "it is asked")
+    request = world.request(rid(1), address="10.0.0.11")
+    until_result(request, "fenced", 10)
