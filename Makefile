@@ -19,6 +19,8 @@
 #                     install-module, install-agent. PREFIX= and DESTDIR= as wanted
 # make dist           pack the sources, as dist/scoutfs-fence-VERSION.tar.xz
 # make deb            make Debian's packages of them, in dist/; make rpm those of Enterprise Linux
+# make test-packages  install Debian's packages on a whole system, boot it, upgrade and remove them;
+#                     SHORT=1 for the default kernel only, in half the time
 # make clean          remove what was built
 #
 # Everything but the first, install, dist and clean sets up what is missing, in a cache folder outside
@@ -50,7 +52,7 @@ lab_kernel := $(shell $(lab) kernels)
 endif
 
 .PHONY: module demo test test-instruments bench bench-agent fuzz cluster test-cluster torture lint \
-	fmt install install-module install-agent dist deb rpm clean lab-module
+	fmt install install-module install-agent dist deb rpm test-packages clean lab-module
 
 ifeq ($(KERNEL),)
 module:
@@ -150,6 +152,10 @@ dist:
 deb rpm: dist
 	$(lab) setup packaging
 	$(lab) run --in packaging scripts/packaging/build $@ $(archive) dist
+
+test-packages: deb
+	$(lab) setup system
+	$(lab) run tests/packages/run $(if $(SHORT),--short)
 
 clean:
 	scripts/tree clean

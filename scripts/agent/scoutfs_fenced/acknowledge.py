@@ -259,8 +259,7 @@ def _finish(request: Request, files: RequestFiles) -> None:
         files.finish(True)
     except OSError as error:
         raise Refused(f"the kernel does not take it as fenced: {_why_lost(error)}") from error
-    fields = {**request.fields(), "acknowledged_by": by, "result": "fenced"}
-    log_and_print(f"fenced, by the word of {by}", fields)
+    log_and_print(f"fenced, by the word of {by}", {**request.fields(), "acknowledged_by": by})
 
 
 def _why_lost(error: OSError) -> str:
