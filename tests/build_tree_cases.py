@@ -45,7 +45,7 @@ class Kernel:
         (self.headers / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 5\n")
         (self.headers / "Module.symvers").touch()
         self.configure("MODULES=y")
-        for name in ("arch/x86", "include", "rust", "scripts", "tools", "drivers/net"):
+        for name in ("arch/x86", "include", "rust", "scripts", "tools/lib", "drivers/net"):
             (self.source / name).mkdir(parents=True)
         self.make_does("@true")
 

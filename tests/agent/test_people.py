@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from fake import Fake
-from scoutfs_fenced import acknowledgements, log
+from scoutfs_fenced import acknowledgements, log, main, people
+from scoutfs_fenced.people import who
 from support import AGENT, RID, World, remove, result, rid, until, until_result
 
 
@@ -237,6 +238,59 @@ def test_the_journal_gets_a_field_for_each_subject(
     assert "MESSAGE=fenced" in sent
     assert f"SCOUTFS_FENCE_RID={RID}" in sent
     assert "SCOUTFS_FENCE_BY=one PRIORITY=0" in sent, "a value cannot make another field"
+
+
+def in_journal(
+    world: World, monkeypatch: pytest.MonkeyPatch, typed: str, *arguments: str
+) -> list[str]:
+    """What the journal gets when a person types this."""
+    path = world.folder / "journal"
+    path.unlink(missing_ok=True)
+    monkeypatch.setattr(log, "JOURNAL", str(path))
+    monkeypatch.setattr("builtins.input", lambda _question: typed)
+    monkeypatch.setattr(sys, "argv", ["scoutfs-fenced", "--sysfs", str(world.sysfs), *arguments])
+    monkeypatch.setenv("STATE_DIRECTORY", str(world.state))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        journal.settimeout(20)
+        assert main.main() == 0
+        return journal.recv(4096).decode().splitlines()
+
+
+def test_the_journal_gets_what_was_acknowledged_with_the_login(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = f"SCOUTFS_FENCE_ACKNOWLEDGED_BY={who()}"
+    world.request(address="10.0.0.1")
+    sent = in_journal(world, monkeypatch, "10.0.0.1", "ack", RID)
+    assert by in sent
+    assert f"SCOUTFS_FENCE_RID={RID}" in sent
+    assert "SCOUTFS_FENCE_RESULT=fenced" in sent
+    assert f"MESSAGE_ID={log.MESSAGE_IDS['fenced']}" in sent
+    sent = in_journal(world, monkeypatch, "10.0.0.1", "ack", "--host", "10.0.0.1")
+    assert by in sent
+    assert sent[0].startswith(f"MESSAGE=host 10.0.0.1, by the word of {who()}, until ")
+    sent = in_journal(world, monkeypatch, "", "ack", "--host", "10.0.0.1", "--withdraw")
+    assert by in sent
+    assert sent[0].endswith(f": taken back by {who()}")
+
+
+@pytest.mark.parametrize(
+    ("login", "sudo", "uid"),
+    [
+        # Not one that a person could set, if the kernel knows the login.
+        (1000, "1001", 1000),
+        (0xFFFFFFFF, "1001", 1001),
+        (0xFFFFFFFF, "", os.getuid()),
+    ],
+)
+def test_the_login_is_what_the_kernel_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: int, sudo: str, uid: int
+) -> None:
+    (tmp_path / "loginuid").write_text(f"{login}\n")
+    monkeypatch.setattr(people, "LOGIN", str(tmp_path / "loginuid"))
+    monkeypatch.setenv("SUDO_UID", sudo)
+    assert f"uid {uid}" in who().partition(", as ")[0]
 
 
 def test_a_wrong_configuration_has_an_exit_status_of_its_own(world: World) -> None:

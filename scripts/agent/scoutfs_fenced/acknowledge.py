@@ -259,7 +259,8 @@ def _finish(request: Request, files: RequestFiles) -> None:
         files.finish(True)
     except OSError as error:
         raise Refused(f"the kernel does not take it as fenced: {_why_lost(error)}") from error
-    log_and_print(f"fenced, by the word of {by}", {**request.fields(), "acknowledged_by": by})
+    fields = {**request.fields(), "acknowledged_by": by, "result": "fenced"}
+    log_and_print(f"fenced, by the word of {by}", fields)
 
 
 def _why_lost(error: OSError) -> str:

@@ -10,7 +10,9 @@ from contextlib import suppress
 
 from scoutfs_fenced import log
 
-# What the kernel says of a process that belongs to no login.
+LOGIN = "/proc/self/loginuid"
+
+# The content for a process of no login.
 NO_LOGIN = 0xFFFFFFFF
 
 
@@ -41,7 +43,7 @@ def log_and_print(message: str, fields: dict[str, str]) -> None:
 def who() -> str:
     """The login behind this process, and what the process runs as if that is another user."""
     login = NO_LOGIN
-    with suppress(OSError, ValueError), open("/proc/self/loginuid", encoding="ascii") as file:
+    with suppress(OSError, ValueError), open(LOGIN, encoding="ascii") as file:
         login = int(file.read())
     if login == NO_LOGIN:
         sudo = os.environ.get("SUDO_UID", "")
