@@ -290,3 +290,28 @@ def test_requests_are_served_while_devices_are_asked(world: World, fake: Fake) -
     until(lambda: fake.actions() == ["status"], "it is asked")
     request = world.request(rid(1), address="10.0.0.11")
     until_result(request, "fenced", 10)
+
+
+def test_the_hosts_file_may_change_while_devices_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(
+        "".join(
+            f"[node{number}]\naddress = 10.0.0.{number}\nagent = fence_it\nip = 10.0.9.{number}\n"
+            for number in (1, 2)
+        )
+    )
+
+    async def look() -> None:
+        it = Devices(str(tmp_path))
+        it.set_hosts(read_hosts(str(path)))
+
+        async def usable(_calls: Calls, _device: Device) -> None:
+            it.set_hosts(Hosts())
+
+        monkeypatch.setattr(Calls, "usable", usable)
+        await it.look({})
+        assert it.states() == []
+
+    asyncio.run(look())

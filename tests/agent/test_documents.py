@@ -86,6 +86,16 @@ def test_the_paths_that_documents_link_to_exist(text: str) -> None:
         assert (TOP / path).exists() or (TOP / "docs" / path).exists(), path
 
 
+@pytest.mark.parametrize("text", [README, WALK], ids=["README", "three-nodes"])
+def test_examples_of_the_hosts_file_have_its_form(tmp_path: Path, text: str) -> None:
+    found = re.findall(r"^ *```ini\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    assert found
+    path = tmp_path / "hosts"
+    # Later ones are about a host of the first.
+    path.write_text("\n".join(re.sub("^ +", "", each, flags=re.MULTILINE) for each in found))
+    assert any(host.name == "node1" for host in hosts.read_hosts(str(path)))
+
+
 def test_installing_as_documented_installs_what_is_documented(tmp_path: Path) -> None:
     subprocess.run(["make", "-s", "-C", TOP, "install-agent", f"DESTDIR={tmp_path}"], check=True)
     for path in ("/usr/local/sbin", "/usr/local/lib/systemd/system"):

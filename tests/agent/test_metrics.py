@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import threading
 from pathlib import Path
 
 import pytest
+from fake import Fake
 from scoutfs_fenced import events, metrics
 from scoutfs_fenced.events import Event
 from scoutfs_fenced.metrics import Metrics
@@ -51,7 +53,7 @@ def parsed(text: str) -> dict[str, float]:
 
 def of(*left: float) -> Metrics:
     """Metrics of an agent with requests that have so many seconds left."""
-    return Metrics(1700000000.25, lambda: "", lambda: list(left))
+    return Metrics(1700000000.25, lambda: "", lambda: list(left), list)
 
 
 def test_it_counts_requests_by_their_reason() -> None:
@@ -78,6 +80,22 @@ def test_it_counts_requests_by_their_reason() -> None:
     assert samples["scoutfs_fenced_request_left_seconds"] == 20
     assert samples["scoutfs_fenced_start_time_seconds"] == 1700000000.25
     assert samples[f'scoutfs_fenced_build_info{{version="{VERSION}"}}'] == 1
+
+
+def test_each_device_is_well_or_not(world: World) -> None:
+    fake = Fake(world.folder / "device")
+    hosts = world.folder / "hosts"
+    first = f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\nip = 10.0.9.11\n"
+    hosts.write_text(f"{first}[node1 level 2]\nagent = {fake.folder}/nowhere\n")
+    path = world.folder / "scoutfs-fenced.prom"
+    agent = world.agent(hosts=hosts, metrics=path)
+    name = 'scoutfs_fenced_device_well{host="node1",level="%s",device=""}'
+    until(lambda: path.exists() and name % 2 in path.read_text(), "it is written")
+    until(lambda: parsed(path.read_text())[name % 2] == 0, "one cannot be used")
+    assert parsed(path.read_text())[name % 1] == 1
+    hosts.write_text(first)
+    agent.signal(signal.SIGHUP)
+    until(lambda: name % 2 not in path.read_text(), "one that was removed is not lost for ever")
 
 
 def test_what_is_not_there_has_no_line() -> None:

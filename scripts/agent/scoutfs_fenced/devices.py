@@ -187,7 +187,10 @@ class Devices:
             await self._look_at(calls, device)
 
     async def _look_at(self, calls: Calls, device: Device) -> bool:
-        known = self._states[_place(device)]
+        known = self._states.get(_place(device))
+        if known is None:
+            # The hosts file has changed meanwhile.
+            return False
         try:
             await calls.usable(device)
         except Unusable as error:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Callable
 
 from scoutfs_fenced import events, log, version
+from scoutfs_fenced.devices import DeviceState
 from scoutfs_fenced.events import Event
 
 # Seconds between two writes: at most, and at least.
@@ -39,15 +40,22 @@ Sample = tuple[str, dict[str, str], float]
 class Metrics:
     """What has been counted, and the file that tells it."""
 
-    def __init__(self, began: float, path: Callable[[], str], left: Callable[[], list[float]]):
+    def __init__(
+        self,
+        began: float,
+        path: Callable[[], str],
+        left: Callable[[], list[float]],
+        devices: Callable[[], Iterable[DeviceState]],
+    ):
         """When the agent began, in seconds since 1970; and what is asked for each file anew.
 
-        That is its path, empty for none, and for each request without an answer the seconds until
-        the kernel gives it up.
+        That is its path, empty for none; for each request without an answer the seconds until the
+        kernel gives it up; and how each fence device is.
         """
         self._began = began
         self._path = path
         self._left = left
+        self._devices = devices
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seconds = 0.0
         self._changed = asyncio.Event()
@@ -117,6 +125,23 @@ class Metrics:
             "gauge",
             "Until the kernel gives up the most urgent request without an answer.",
             [("", {}, min(left))] if left else [],
+        )
+        yield (
+            "device_well",
+            "gauge",
+            "Whether a fence device can fence its host, as far as is known.",
+            [
+                (
+                    "",
+                    {
+                        "host": each.device.host,
+                        "level": str(each.device.level),
+                        "device": each.device.name,
+                    },
+                    each.well,
+                )
+                for each in self._devices()
+            ],
         )
 
 

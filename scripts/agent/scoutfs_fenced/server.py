@@ -46,7 +46,12 @@ class Server:
         self.records = Records(state_directory())
         self.history = History(state_directory())
         self.scheduler = Scheduler(settings, sysfs, self.records, state_directory())
-        self.metrics = Metrics(self.began, lambda: self.settings.metrics, self.scheduler.left)
+        self.metrics = Metrics(
+            self.began,
+            lambda: self.settings.metrics,
+            self.scheduler.left,
+            self.scheduler.devices.states,
+        )
         self.hook = Hook(lambda: self.settings)
         for subscriber in (self.history.add, self.metrics.add, self.hook.add):
             self.scheduler.events.subscribe(subscriber)
