@@ -110,6 +110,7 @@ def tracepoints_have_every_event_in_order(case: Case) -> None:
                 f"dropped: {under.log_name} rid {name(3)}",
             ],
         )
+    case.set_timeout_ms(30000)
     mount.started(4)
     with mounted("tracefs", TRACING):
         equal(trace(), [], "when they are off")
