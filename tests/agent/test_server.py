@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake import Fake
-from scoutfs_fenced import records
+from scoutfs_fenced import configuration, devices, history, metrics, records, server
 from scoutfs_fenced.statefile import write_state
 from support import RID, World, alive, remove, result, rid, until, until_result
 
@@ -865,3 +865,31 @@ def test_who_asks_for_the_status_and_goes_does_no_harm(world: World) -> None:
     assert world.status()["pid"] == agent.process.pid
     agent.stop()
     assert not agent.lines("Traceback|exception")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [metrics.Metrics, history.History, records.Records, devices.Devices],
+    ids=lambda part: part.__name__,
+)
+def test_an_agent_of_which_a_part_fails_ends_and_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], part: type
+) -> None:
+    """Half an agent would be one that systemd does not replace."""
+
+    async def fail(*_: object) -> None:
+        await asyncio.sleep(0.1)
+        raise KeyError("something")
+
+    name = "watch" if part is devices.Devices else "keep_writing"
+    monkeypatch.setattr(part, name, fail)
+    monkeypatch.setenv("STATE_DIRECTORY", str(world.state))
+    world.configure("exit 0")
+
+    async def serve() -> None:
+        settings = await configuration.read(str(world.configuration), print)
+        await asyncio.wait_for(server.Server(settings, str(world.sysfs)).serve(), 20)
+
+    with pytest.raises(KeyError):
+        asyncio.run(serve())
+    assert "unexpected, the agent ends: KeyError('something')" in capfd.readouterr().out

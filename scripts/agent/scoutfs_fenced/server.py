@@ -61,6 +61,8 @@ class Server:
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
         self._reloading = asyncio.Lock()
+        # What no part of the agent expected.
+        self._unexpected: BaseException | None = None
         _allow_files(settings.parallel)
 
     async def serve(self) -> None:
@@ -101,6 +103,8 @@ class Server:
         )
         await self.hook.stop(SECONDS_FOR_HOOK)
         log.event("stopped")
+        if self._unexpected is not None:
+            raise self._unexpected
 
     def _scanned(self) -> None:
         requests, running = len(self.scheduler.requests), self.scheduler.running()
@@ -147,8 +151,16 @@ class Server:
         task = asyncio.ensure_future(work)
         # The event loop itself keeps only a weak reference.
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Stops an agent of which a part has failed: systemd starts a whole one."""
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.event(f"unexpected, the agent ends: {error!r}", level=log.ERROR)
+            self._unexpected = error
+            self._stop.set()
 
 
 def _allow_files(commands: int) -> None:
