@@ -250,7 +250,8 @@ class Cluster:
             self.switch.plug(host.slot)
             host.continue_if_stopped()
             life = self.life_of(host)
-            if host.is_on and life and life.rid in self.judge.fenced:
+            # One that boots has stamps of before only, and is to go on.
+            if life and life.first > host.on_since and life.rid in self.judge.fenced:
                 host.power_off()
         for host in self.hosts:
             host.power_on()

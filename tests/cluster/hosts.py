@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,8 @@ class Host:
         self._devices = devices
         self._logs = logs
         self._journal = journal
+        # When its power came on last.
+        self.on_since = 0.0
         self._boots = 0
         self._lock = threading.RLock()
         self._qemu: subprocess.Popen[bytes] | None = None
@@ -114,6 +117,7 @@ class Host:
             if self.is_on:
                 return
             self._boots += 1
+            self.on_since = time.monotonic()
             log = self._logs / f"{self.name}-{self._boots}"
             command = qemu_command(
                 self._machine,
