@@ -102,7 +102,9 @@ def test_off_and_then_status_prove_it(fake: Fake) -> None:
 )
 def test_nothing_else_counts(fake: Fake, action: str, script: str, problem: str) -> None:
     """Only an `off` that succeeds, and then a status that is off, are a proof."""
-    outcome = Outcome(fake.does(action, script).level(limit=3))
+    # One that hangs needs some of its time before that.
+    limit = 6 if "sleep" in script else 3
+    outcome = Outcome(fake.does(action, script).level(limit=limit))
     assert not outcome.by
     assert problem in outcome.problem
     assert fake.actions()[:2] == ["off", "status"]
@@ -231,9 +233,10 @@ def test_turns() -> None:
 def test_levels_that_do_not_fit_overlap(fake: Fake, other: Fake) -> None:
     """A first level that hangs leaves the last one its five seconds."""
     fake.does("off", "sleep 100")
-    outcome = Outcome(fake.level(), other.level(level=2), seconds=30, due=7)
+    outcome = Outcome(fake.level(), other.level(level=2), seconds=30, due=5.5)
     assert outcome.by == "proven off at node1 level 2 by fence_it"
-    assert 2 <= outcome.proven < 4
+    # An equal share would end after 2.75 s.
+    assert 0.5 <= outcome.proven < 2.7
 
 
 def test_silent_device_is_taken_last(fake: Fake, other: Fake) -> None:
@@ -242,9 +245,10 @@ def test_silent_device_is_taken_last(fake: Fake, other: Fake) -> None:
     fake.does("off", "sleep 100").does("status", "sleep 100")
     levels = fake.level(limit=1), other.level(level=2)
     assert Outcome(*levels, devices=devices).by
-    again = Outcome(*levels, devices=devices)
-    assert again.by
-    assert again.proven < 1
+    before = fake.actions()
+    assert before
+    assert Outcome(*levels, devices=devices).by
+    assert fake.actions() == before
 
 
 def test_reboot_is_off_and_then_on(fake: Fake) -> None:
@@ -258,9 +262,9 @@ def test_reboot_without_proof_stays_as_it_is(fake: Fake) -> None:
     assert not Outcome(fake.does("status", "exit 0").level(action="reboot", limit=2)).by
     assert "on" not in fake.actions()
     fake.does("status", "")
-    outcome = Outcome(fake.does("on", "sleep 1; exit 1").level(action="reboot"))
+    outcome = Outcome(fake.does("on", "sleep 3; exit 1").level(action="reboot"))
     assert outcome.by
-    assert outcome.proven < 0.9
+    assert outcome.proven < 2.9
     assert any("stays so: on failed, exit status 1" in line for line in outcome.said)
 
 
@@ -426,12 +430,12 @@ def test_bmc_with_another_password(tmp_path: Path, bmc: Bmc) -> None:
 
 def test_bmc_that_cannot_be_reached(tmp_path: Path, bmc: Bmc) -> None:
     """Where no BMC answers there is a failure within the time, or the next level has its turn."""
-    nobody = bmc.parameters().replace(str(bmc.port), str(free_port()))
-    outcome = Outcome(*levels(tmp_path, nobody), seconds=4)
+    silent = bmc.parameters().replace(str(bmc.port), str(free_port()))
+    outcome = Outcome(*levels(tmp_path, silent), seconds=8)
     # Most of its time: it asked for the agent's metadata first, and status has the rest.
-    assert re.search(r"off failed, killed for taking longer than 2\.\d", outcome.problem)
+    assert re.search(r"off failed, killed for taking longer than [3-6](\.\d|\b)", outcome.problem)
     assert bmc.is_on()
-    outcome = Outcome(*levels(tmp_path, nobody, bmc.parameters()), seconds=10)
+    outcome = Outcome(*levels(tmp_path, silent, bmc.parameters()), seconds=10)
     assert outcome.by == "proven off at node1 level 2 by fence_ipmilan"
     assert not bmc.is_on()
 
