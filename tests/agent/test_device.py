@@ -268,6 +268,14 @@ def test_reboot_without_proof_stays_as_it_is(fake: Fake) -> None:
     assert any("stays so: on failed, exit status 1" in line for line in outcome.said)
 
 
+def test_on_that_hangs_ends_in_its_time(fake: Fake) -> None:
+    """An attempt does not outlive its end by more than a few seconds, and says what is left."""
+    outcome = Outcome(fake.does("on", "sleep 100").level(action="reboot"), seconds=3)
+    assert outcome.by
+    assert outcome.seconds < 3 + 5
+    assert any("it is off, and stays so: on failed, killed" in line for line in outcome.said)
+
+
 def test_levels_in_order(fake: Fake, other: Fake) -> None:
     """The next level is tried where the one before failed, and only there."""
     assert Outcome(fake.level(), other.level(level=2)).by.startswith("proven off at node1 level 1")

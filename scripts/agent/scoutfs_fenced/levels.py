@@ -21,7 +21,8 @@ What fence_host() promises:
   - It raises LevelsError, with a phrase that names each level and its failure, if no level proves
     the host off. Nothing else is raised but CancelledError.
   - Every level has had its turn before `due`, as far as that is possible: then the first caller
-    gives up. It goes on after that, until `end` at the latest: a caller that asks again joins.
+    gives up. It goes on after that, until `end` at the latest, or some seconds later if it switches
+    the host on again: a caller that asks again joins.
   - If it is cancelled, each command that runs gets SIGTERM and its second of grace before SIGKILL.
 
 How the time until `due` is divided. A level begins when the one before has failed, or as below, and
@@ -55,6 +56,10 @@ from scoutfs_fenced.hosts import Device, Host, Level
 
 # Seconds that most devices need, and that each level gets if there is any way to give them.
 NEEDED = 5.0
+
+# Seconds that switching on has at least, if the proof came late: the scheduler cancels what has not
+# returned 5 s after its end, and a command takes another second to end.
+TO_SWITCH_ON = 3.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ async def fence_host(
     how = " and ".join(map(str, level.devices))
     proven_off(Proof(at, f"proven off at {how}"))
     if level.reboots:
-        await _switch_on(level, calls, step, say)
+        await _switch_on(level, calls, end, step, say)
 
 
 def in_order(levels: Sequence[Level], devices: Devices) -> list[Level]:
@@ -245,14 +250,19 @@ async def _end_all(tasks: Mapping[asyncio.Task[float], object]) -> None:
 
 
 async def _switch_on(
-    level: Level, calls: Calls, step: Callable[[str], None], say: Callable[[str], None]
+    level: Level,
+    calls: Calls,
+    end: float,
+    step: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> None:
     """Switches the host on again; what fails is said, and changes nothing about the proof."""
+    seconds = max(TO_SWITCH_ON, end - time.monotonic())
 
     async def switch_on(device: Device) -> None:
         step(f"{device}: on")
         try:
-            await calls.switch_on(device, math.inf, say)
+            await calls.switch_on(device, seconds, say)
         except DeviceError as error:
             say(f"{device}: it is off, and stays so: {error}")
 
