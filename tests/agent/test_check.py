@@ -101,6 +101,18 @@ def test_devices_are_asked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.count("it is on") == 10
 
 
+def test_devices_of_one_address_are_asked_one_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outlets of one device take one login, also here; waiting for that is no failure of theirs."""
+    outlets = Fake(tmp_path / "outlets")
+    outlets.does("status", "echo begin >>calls; sleep 0.5; echo end >>calls; exit 0")
+    common = f"agent = {outlets.agent}\nip = 10.0.9.200\nlimit = 4\n"
+    assert checked(tmp_path, *(f"{common}plug = {number}\n" for number in range(10))) == 0
+    assert (outlets.folder / "calls").read_text().split() == ["begin", "end"] * 10
+    assert capsys.readouterr().out.count("it is on") == 10
+
+
 def test_the_command_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The fence command is looked at, and not run."""
     command = tmp_path / "command"
