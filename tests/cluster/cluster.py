@@ -199,6 +199,8 @@ class Cluster:
         (settings / "scoutfs-fenced.hosts").write_text(power.hosts_file(address, PASSWORD_FILE))
         (settings / "scoutfs-fenced.conf").write_text(
             "SCOUTFS_FENCED_HOSTS=/etc/scoutfs/scoutfs-fenced.hosts\n"
+            # The watch over devices would take an emulated processor from a fencing for seconds.
+            "SCOUTFS_FENCED_MONITOR=0\n"
         )
         # The planted lie.
         (settings / "lie.conf").write_text("SCOUTFS_FENCED_RUN=/bin/true\nSCOUTFS_FENCED_HOSTS=\n")
