@@ -19,6 +19,7 @@ UNIT = "scoutfs-fence.service"
 FILESYSTEM = "fence_test_fs"
 COMMAND = HERE / "fence-it"
 GO = Path("/run/fence-it-may-go")
+TIMEOUT = Path("/sys/module/scoutfs_fence/parameters/timeout_ms")
 MILLISECONDS = 100_000
 
 STEPS: dict[str, Callable[[], None]] = {}
@@ -144,6 +145,8 @@ def upgrade_loses_nothing() -> None:
     hosts.write_text(hosts.read_text() + "# An administrator was here.\n")
     before, pid = run("scoutfs-fenced", "--version"), shown("MainPID")
     GO.unlink()
+    # The old agent gives its command half a minute before the new one starts.
+    TIMEOUT.write_text(f"{10 * MILLISECONDS}\n")
     rid = 0x5EED0FFE2D000001
     mount = Mount(Path("/mnt"))
     try:
