@@ -5,6 +5,7 @@
  * macros and static inline functions.
  */
 #include <linux/kernel.h>
+#include <linux/kobject.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/ratelimit.h>
@@ -16,6 +17,13 @@
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
+
+/* What KobjAttribute of src/linux/sysfs.rs mirrors. */
+static_assert(offsetof(struct kobj_attribute, attr) == 0);
+static_assert(offsetof(struct kobj_attribute, show) == sizeof(struct attribute));
+static_assert(offsetof(struct kobj_attribute, store) ==
+	      sizeof(struct attribute) + sizeof(void *));
+static_assert(sizeof(struct kobj_attribute) == sizeof(struct attribute) + 2 * sizeof(void *));
 
 #define TIMEOUT_MS_DEFAULT 30000
 #define TIMEOUT_MS_MIN 100

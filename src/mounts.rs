@@ -27,7 +27,6 @@ use crate::{
             Device,
             SuperBlock, //
         },
-        text::fmt,
         wait_queue::WaitQueue, //
     },
     mount::Mount, //
@@ -51,7 +50,7 @@ use kernel::{
     }, //
 };
 
-static MOUNTS: SetOnce<Mounts> = SetOnce::new();
+static MOUNTS: SetOnce<Arc<Mounts>> = SetOnce::new();
 
 /// The mounts of all superblocks.
 #[pin_data]
@@ -112,10 +111,11 @@ pub(crate) fn init() -> Result {
         entries: RBTree::new(),
         shared: Some(Arc::new(shared, GFP_KERNEL)?),
     };
-    MOUNTS.populate(pin_init!(Mounts {
+    let mounts = pin_init!(Mounts {
         registry <- new_spinlock!(registry, "scoutfs_fence_registry"),
         idle <- WaitQueue::new(),
-    }))
+    });
+    MOUNTS.populate(Arc::pin_init(mounts, GFP_KERNEL)?)
 }
 
 /// Destroys all mounts, when the module is unloaded. May sleep.
@@ -146,8 +146,8 @@ pub(crate) fn exit() {
 pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
     add(super_block, Place::Device(device), |shared| {
         let (major, minor) = (device.major(), device.minor());
-        let name = CString::try_from_fmt(fmt!("{major}:{minor}"))?;
-        let label = CString::try_from_fmt(fmt!("scoutfs_fence {major}:{minor}"))?;
+        let name = CString::try_from_fmt(format_args!("{major}:{minor}"))?;
+        let label = CString::try_from_fmt(format_args!("scoutfs_fence {major}:{minor}"))?;
         let parent = Directory::create(&name, &shared.kset)?;
         let fence = Directory::create(c_str!("fence"), &parent)?;
         Mount::new(label, fence, Some(parent), &shared.kset, &shared.queue)
@@ -162,8 +162,7 @@ pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
 /// `EBUSY` if the superblock is set up, or another one below this directory; `ENOMEM`.
 pub(crate) fn setup_under(super_block: SuperBlock, parent: &Kobject) -> Result {
     add(super_block, Place::Kobject(parent.identity()), |shared| {
-        let name = parent.name();
-        let label = CString::try_from_fmt(fmt!("scoutfs {name}"))?;
+        let label = CString::try_from_fmt(format_args!("scoutfs {}", parent.name()))?;
         let fence = Directory::create(c_str!("fence"), parent)?;
         Mount::new(label, fence, None, &shared.kset, &shared.queue)
     })

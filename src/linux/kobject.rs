@@ -11,16 +11,19 @@
 #![allow(unsafe_code)]
 
 use core::{
+    fmt,
     ops::Deref,
     ptr::{
         self,
         NonNull, //
     },
+    slice, //
 };
 use kernel::{
     bindings,
     c_str,
     error::to_result,
+    ffi,
     prelude::*,
     str::CStr,
     types::Opaque, //
@@ -64,10 +67,11 @@ impl Kobject {
         Ok(this)
     }
 
-    /// The name of its directory.
-    pub(crate) fn name(&self) -> &CStr {
+    /// The name of its directory, with an escape sequence for each byte that is not printable
+    /// ASCII.
+    pub(crate) fn name(&self) -> impl fmt::Display + '_ {
         // SAFETY: By the type invariant there is a name, which does not change meanwhile.
-        unsafe { CStr::from_char_ptr((*self.as_raw()).name) }
+        unsafe { bytes_of((*self.as_raw()).name) }.escape_ascii()
     }
 
     /// A number that no other live kobject has.
@@ -78,6 +82,17 @@ impl Kobject {
     pub(super) fn as_raw(&self) -> *mut bindings::kobject {
         self.0.get()
     }
+}
+
+/// The bytes of a C string without its NUL. The method of the kernel crate's `CStr` that returns them
+/// has another name on each kernel.
+///
+/// # Safety
+///
+/// `string` must be to a NUL-terminated string that does not change during `'a`.
+unsafe fn bytes_of<'a>(string: *const ffi::c_char) -> &'a [u8] {
+    // SAFETY: The caller promises that there is a NUL, up to which the string is read.
+    unsafe { slice::from_raw_parts(string.cast(), bindings::strlen(string)) }
 }
 
 /// A kobject of our own. Its directory is removed when this is dropped.
@@ -164,14 +179,9 @@ impl Directory {
         if raw.is_null() {
             return Err(ENOMEM);
         }
-        // SAFETY: The path is NUL-terminated.
-        let text = unsafe { CStr::from_char_ptr(raw) };
-        #[cfg(linux_6_12)]
-        let text = text.as_bytes();
-        #[cfg(not(linux_6_12))]
-        let text = text.to_bytes();
         let mut path = KVec::new();
-        let copied = path.extend_from_slice(text, GFP_KERNEL);
+        // SAFETY: The path is NUL-terminated.
+        let copied = path.extend_from_slice(unsafe { bytes_of(raw) }, GFP_KERNEL);
         // SAFETY: It is a kmalloc allocation, and ours.
         unsafe { bindings::kfree(raw.cast()) };
         copied?;

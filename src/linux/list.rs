@@ -26,17 +26,17 @@ macro_rules! impl_list_item {
             }
         }
 
-        #[cfg(linux_6_12)]
+        #[cfg(not(impl_list_item_names_links))]
         kernel::list::impl_has_list_links! {
             impl HasListLinks<0> for $type { self.$links }
         }
 
-        #[cfg(linux_6_12)]
+        #[cfg(not(impl_list_item_names_links))]
         kernel::list::impl_list_item! {
             impl ListItem<0> for $type { using ListLinks; }
         }
 
-        #[cfg(not(linux_6_12))]
+        #[cfg(impl_list_item_names_links)]
         kernel::list::impl_list_item! {
             impl ListItem<0> for $type { using ListLinks { self.$links }; }
         }

@@ -39,6 +39,18 @@ use kernel::{
     }, //
 };
 
+/// `struct kobj_attribute`. Linux 7.3 has the callbacks in unions with callbacks that promise not to
+/// write to it, and bindgen names such fields differently. src/glue.c compares the layouts.
+#[repr(C)]
+struct KobjAttribute {
+    attr: bindings::attribute,
+    show:
+        Option<unsafe extern "C" fn(*mut bindings::kobject, *mut Self, *mut ffi::c_char) -> isize>,
+    store: Option<
+        unsafe extern "C" fn(*mut bindings::kobject, *mut Self, *const ffi::c_char, usize) -> isize,
+    >,
+}
+
 /// A file of every [`AttributeDirectory<T>`].
 ///
 /// # Invariants
@@ -46,7 +58,7 @@ use kernel::{
 /// The callbacks in `raw` are `show_raw::<T>` and `store_raw::<T>`.
 #[repr(C)]
 pub(crate) struct Attribute<T: 'static> {
-    raw: bindings::kobj_attribute,
+    raw: KobjAttribute,
     show: fn(&T, &mut Text<'_>) -> fmt::Result,
     store: Option<fn(ArcBorrow<'_, T>, &CStr) -> Result>,
 }
@@ -85,29 +97,23 @@ impl<T: Send + Sync> Attribute<T> {
         }
     }
 
-    const fn raw(name: &'static CStr, mode: bindings::umode_t) -> bindings::kobj_attribute {
-        // SAFETY: All zero is a valid `kobj_attribute`.
-        let mut raw: bindings::kobj_attribute = unsafe { MaybeUninit::zeroed().assume_init() };
+    const fn raw(name: &'static CStr, mode: bindings::umode_t) -> KobjAttribute {
+        // SAFETY: All zero is a valid `attribute`.
+        let mut attr: bindings::attribute = unsafe { MaybeUninit::zeroed().assume_init() };
         // Like as_char_ptr(), which is no const function on every kernel.
-        raw.attr.name = ptr::from_ref(name).cast();
-        raw.attr.mode = mode;
-        #[cfg(linux_6_12)]
-        {
-            raw.show = Some(show_raw::<T>);
-            raw.store = Some(store_raw::<T>);
+        attr.name = ptr::from_ref(name).cast();
+        attr.mode = mode;
+        KobjAttribute {
+            attr,
+            show: Some(show_raw::<T>),
+            store: Some(store_raw::<T>),
         }
-        #[cfg(not(linux_6_12))]
-        {
-            raw.__bindgen_anon_1.show = Some(show_raw::<T>);
-            raw.__bindgen_anon_2.store = Some(store_raw::<T>);
-        }
-        raw
     }
 
     /// The C attribute, by a pointer that is derived from the whole of `self`.
     fn as_raw(&'static self) -> *const bindings::attribute {
         const { assert!(offset_of!(Self, raw) == 0) };
-        const { assert!(offset_of!(bindings::kobj_attribute, attr) == 0) };
+        const { assert!(offset_of!(KobjAttribute, attr) == 0) };
         ptr::from_ref(self).cast()
     }
 }
@@ -202,7 +208,7 @@ impl<T: Send + Sync> AttributeDirectory<T> {
 /// # Safety
 ///
 /// `attr` must be from [`Attribute::<T>::as_raw`](Attribute).
-unsafe fn attribute<T>(attr: *const bindings::kobj_attribute) -> &'static Attribute<T> {
+unsafe fn attribute<T>(attr: *const KobjAttribute) -> &'static Attribute<T> {
     // SAFETY: `raw` is the first field, the pointer is derived from the whole, and all are static.
     unsafe { &*attr.cast() }
 }
@@ -224,7 +230,7 @@ unsafe fn data<'a, T>(kobj: *const bindings::kobject) -> ArcBorrow<'a, T> {
 /// with an active reference, which the removal of the directory drains.
 unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
-    attr: *mut bindings::kobj_attribute,
+    attr: *mut KobjAttribute,
     buf: *mut ffi::c_char,
 ) -> isize {
     // SAFETY: The attribute is that of a file of an `AttributeDirectory<T>`.
@@ -245,7 +251,7 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
 /// and with an active reference, which the removal of the directory drains.
 unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
-    attr: *mut bindings::kobj_attribute,
+    attr: *mut KobjAttribute,
     buf: *const ffi::c_char,
     count: usize,
 ) -> isize {

@@ -4,12 +4,6 @@
 
 use core::fmt;
 
-// The kernel crate's `fmt!`, which prints a `CStr` on every kernel.
-#[cfg(linux_6_12)]
-pub(crate) use kernel::fmt;
-#[cfg(not(linux_6_12))]
-pub(crate) use kernel::prelude::fmt;
-
 /// Text in a buffer. A piece that does not fit is an error and is not written.
 pub(crate) struct Text<'a> {
     buffer: &'a mut [u8],
