@@ -29,6 +29,7 @@
 # The kernel's headers; scripts/rust-build-tree has the defaults.
 export KDIR
 export LINUX_SOURCE
+export RUST_SOURCE
 export RUST_TREES
 KERNEL ?=
 CASE ?=

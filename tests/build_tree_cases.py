@@ -26,7 +26,7 @@ PATCHLEVEL = 12
 SUBLEVEL = {sublevel}
 
 olddefconfig prepare modules_prepare:
-\t@mkdir -p $(O)/rust $(O)/tools
+\t@mkdir -p $(O)/rust $(O)/tools $(O)/include/config $(O)/include/generated
 \t{recipe}
 """
 
@@ -39,15 +39,20 @@ class Kernel:
         self.headers = folder / "headers"
         self.source = folder / "source"
         self.trees = folder / "trees"
-        release = self.headers / "include/config/kernel.release"
+        release = self.headers / "include/generated/utsrelease.h"
         release.parent.mkdir(parents=True)
-        release.write_text(f"{RELEASE}\n")
-        (self.headers / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 5\n")
+        release.write_text(f'#define UTS_RELEASE "{RELEASE}"\n')
+        self.is_version(6, 12)
         (self.headers / "Module.symvers").touch()
         self.configure("MODULES=y")
         for name in ("arch/x86", "include", "rust", "scripts", "tools/lib", "drivers/net"):
             (self.source / name).mkdir(parents=True)
         self.make_does("@true")
+
+    def is_version(self, version: int, patchlevel: int) -> None:
+        """Makes it another kernel's headers."""
+        lines = f"VERSION = {version}\nPATCHLEVEL = {patchlevel}\nSUBLEVEL = 5\n"
+        (self.headers / "Makefile").write_text(lines)
 
     def configure(self, *options: str) -> None:
         """Sets the kernel's options, besides its compiler."""
@@ -147,6 +152,18 @@ def a_build_tree_needs_the_kernels_own_source(kdir: Path) -> None:
         it.refused("6.12.4", "6.12.5")
         (it.headers / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 99\nSUBLEVEL = 1\n")
         it.refused("6.99.1", "apt-get install linux-source-6.99", "LINUX_SOURCE", LINUX_SOURCE="")
+
+
+@case
+def an_older_kernel_needs_the_rust_of_a_newer_source(kdir: Path) -> None:
+    """Before the kernel crate that is used: a sentence names a package, or says how to try it."""
+    with kernel() as it:
+        it.is_version(5, 10)
+        it.refused("5.10.5", "too old", "RUST_SOURCE")
+        it.refused("/no/such", "RUST_SOURCE", RUST_SOURCE="/no/such")
+        it.is_version(6, 1)
+        if not list(Path("/usr/src").glob("linux-source-*")):
+            it.refused("6.1.5", "apt-get install linux-source-6.12", "RUST_SOURCE")
 
 
 @case

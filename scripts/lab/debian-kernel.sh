@@ -3,12 +3,31 @@
 #
 # One of Debian's kernels, unmodified, and a tree to build modules against:
 #
-#     make_debian_kernel FOLDER SUITE FLAVOUR
+#     make_debian_kernel FOLDER SUITE FLAVOUR [RUST_PACKAGE]
 #
-# An empty SUITE takes the newest of Debian 13 and its security updates.
+# An empty SUITE takes the newest of Debian 13 and its security updates. RUST_PACKAGE is a package of
+# Debian 13 with the source that Rust comes from.
 #
 # Debian ships no Rust metadata in its headers, and its default kernel has no Rust at all:
 # scripts/rust-build-tree makes what is missing.
+
+# Has apt know the archives of another release than that of the root, and nothing of the root's packages.
+use_archives_of() {
+	local suite=$1 folder=$2
+	mkdir -p "$folder/lists/partial"
+	: >"$folder/status"
+	archives_of "$suite" >"$folder/sources.list"
+	cat >"$folder/apt.conf" <<-END
+		Dir::Etc::sourcelist "$folder/sources.list";
+		Dir::Etc::sourceparts "-";
+		Dir::State::lists "$folder/lists";
+		Dir::State::status "$folder/status";
+		Dir::Cache::pkgcache "";
+		Dir::Cache::srcpkgcache "";
+	END
+	export APT_CONFIG=$folder/apt.conf
+	apt update
+}
 
 # Modules of the kernel that guests need: a disk and a network.
 guest_modules=(virtio_blk virtio_net net_failover failover)
@@ -59,12 +78,20 @@ take_modules() {
 }
 
 make_debian_kernel() {
-	local folder=$1 suite=$2 flavour=$3
+	local folder=$1 suite=$2 flavour=$3 rust_package=${4-}
 	local packages=$1/packages chosen release tree
 
 	mkdir "$folder"
 	say "asking Debian for its kernel"
 	apt update
+	if [[ -n $rust_package ]]; then
+		linux_packages '' "$rust_package" | unpack_packages "$folder/rust"
+		export RUST_SOURCE=$folder/rust/usr/src/$rust_package.tar.xz
+	fi
+	if [[ $suite != '' && $suite != trixie* ]]; then
+		use_archives_of "$suite" "$folder/archives"
+		suite=
+	fi
 	chosen=$(choose_packages "$suite" "$flavour") ||
 		die "Debian offers no whole kernel at the moment; try again in a few hours."
 	check_versions "$chosen"
@@ -80,5 +107,5 @@ make_debian_kernel() {
 		die "$(tail -n 1 "$folder/$release.log")"
 	ln -s "$(basename "$(dirname "$tree")")"/{build,source} "$folder/"
 	echo "$release" >"$folder/release"
-	rm -r "$packages"
+	rm -rf "$packages" "$folder"/{rust,archives}
 }

@@ -4,10 +4,23 @@
 # mmdebstrap, with Debian 13's archives and without what nobody reads in a root:
 #
 #     debian FOLDER PACKAGES OPTION...
+#
+# and the archives of any release:
+#
+#     archives_of SUITE
+
+archives_of() {
+	cat <<-END
+		deb http://deb.debian.org/debian $1 main
+		deb http://deb.debian.org/debian $1-backports main
+		deb http://deb.debian.org/debian-security $1-security main
+	END
+}
 
 debian() {
-	local folder=$1 packages=$2
+	local folder=$1 packages=$2 archives
 	shift 2
+	mapfile -t archives < <(archives_of trixie)
 
 	mmdebstrap --mode=root --format=directory --include="$packages" \
 		--aptopt='Acquire::Languages "none"' \
@@ -15,8 +28,5 @@ debian() {
 		--dpkgopt='path-exclude=/usr/share/info/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/usr/share/man/*' \
-		"$@" trixie "$folder" \
-		"deb http://deb.debian.org/debian trixie main" \
-		"deb http://deb.debian.org/debian trixie-backports main" \
-		"deb http://deb.debian.org/debian-security trixie-security main"
+		"$@" trixie "$folder" "${archives[@]}"
 }

@@ -352,8 +352,9 @@ static int hold_uevent(const struct kobject *kobj, struct kobj_uevent_env *env)
 	return 0;
 }
 
+/* Kernels before 6.2 pass a pointer without `const`. */
 static const struct kset_uevent_ops hold_uevent_ops = {
-	.uevent = hold_uevent,
+	.uevent = (void *)hold_uevent,
 };
 
 static int set_uevent_ops(const struct kset_uevent_ops *ops)
@@ -632,7 +633,6 @@ static struct inode *new_test_inode(struct super_block *sb, ino_t ino, umode_t m
 	if (inode) {
 		inode->i_ino = ino;
 		inode->i_mode = mode;
-		simple_inode_init_ts(inode);
 	}
 
 	return inode;
