@@ -95,6 +95,7 @@ def a_client_wakes_up(run: FaultRun) -> None:
 
     def wake() -> None:
         nonlocal before
+        bmc.at_order = outlet.at_order = None
         before = life.counter
         run.client.go_on()
         end = time.monotonic() + 5
@@ -102,7 +103,10 @@ def a_client_wakes_up(run: FaultRun) -> None:
             time.sleep(0.01)
         run.say(f"{run.client.name} has written {life.counter - before} stamps since it woke up")
 
-    run.cluster.power.bmcs[run.client.slot].at_order = wake
+    # The outlet, if the agent's time for the BMC is over before the order.
+    bmc = run.cluster.power.bmcs[run.client.slot]
+    outlet = run.cluster.power.outlets[run.client.slot]
+    bmc.at_order = outlet.at_order = wake
     run.client.stop()
     run.is_fenced_and_reclaimed(rid, "a client is stopped, and wakes up")
     if life.counter == before:
