@@ -48,6 +48,8 @@ export DESTDIR
 
 lab := scripts/lab/lab
 lab_kernel := $(or $(KERNEL),stable)
+# A command in the root that goes with the kernel.
+lab_run = $(lab) run --in $(shell $(lab) root $(lab_kernel))
 ifeq ($(KERNEL),all)
 lab_kernel := $(shell $(lab) kernels)
 endif
@@ -69,22 +71,23 @@ lab-module:
 		exit 1; \
 	fi
 	$(lab) setup $(lab_kernel)
-	$(lab) run $(MAKE) KERNEL= KDIR=$$($(lab) kdir $(lab_kernel)) \
+	$(lab_run) $(MAKE) KERNEL= KDIR=$$($(lab) kdir $(lab_kernel)) \
 		KCFLAGS=-Werror KRUSTFLAGS=-Dwarnings module
 
 # Which cases, and how.
 cases = --guests $(GUESTS) $(if $(CASE),--case $(CASE)) $(if $(WITHOUT),--without $(WITHOUT))
 
 demo: lab-module
-	$(lab) run scripts/demo/run --kernel $(lab_kernel)
+	$(lab_run) scripts/demo/run --kernel $(lab_kernel)
 
 ifeq ($(KERNEL),all)
 test:
 	$(lab) setup $(lab_kernel)
 	$(lab) run tests/run --kernel all $(cases)
+	$(MAKE) test KERNEL=testing
 else
 test: lab-module
-	$(lab) run tests/run --kernel $(lab_kernel) $(cases)
+	$(lab_run) tests/run --kernel $(lab_kernel) $(cases)
 endif
 
 # No kernel has all instruments.
@@ -109,12 +112,12 @@ bench-agent: lab-module
 
 # It takes as long as it takes; a guest that hangs is silent, and killed for that.
 fuzz: lab-module
-	$(lab) run env FENCE_TEST_SECONDS=1000000 FENCE_TEST_STEPS=$(STEPS) FENCE_TEST_SEED=$(SEED) \
+	$(lab_run) env FENCE_TEST_SECONDS=1000000 FENCE_TEST_STEPS=$(STEPS) FENCE_TEST_SEED=$(SEED) \
 		FENCE_TEST_PLANT=$(PLANT) tests/run --kernel $(lab_kernel) \
 		--case the-module-does-what-the-model-does
 
 torture: lab-module
-	$(lab) run env FENCE_TEST_SECONDS=1000000 \
+	$(lab_run) env FENCE_TEST_SECONDS=1000000 \
 		FENCE_TEST_SECONDS_OF_TORTURE=$$(($(MINUTES) * 60)) \
 		tests/run --kernel $(lab_kernel) --case torture
 

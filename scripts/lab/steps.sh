@@ -12,7 +12,7 @@ total=0
 
 title_of() {
 	case $1 in
-	toolchain | packaging) echo "$1 root" ;;
+	toolchain* | packaging) echo "$1 root" ;;
 	guest | system) echo "$1" ;;
 	*) echo "kernel '$1'" ;;
 	esac
@@ -20,7 +20,7 @@ title_of() {
 
 duration_of() {
 	case $1 in
-	toolchain) echo "1 to 2 minutes" ;;
+	toolchain*) echo "1 to 2 minutes" ;;
 	guest) echo "half a minute" ;;
 	packaging) echo "1 minute" ;;
 	system) echo "2 minutes" ;;
@@ -115,7 +115,7 @@ make_things() {
 
 	for thing in "$@"; do
 		case $thing in
-		toolchain | guest | packaging | system) begin "$thing" ;;
+		toolchain* | guest | packaging | system) begin "$thing" ;;
 		*) kernels+=("$thing") ;;
 		esac
 	done
