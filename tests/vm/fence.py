@@ -217,6 +217,18 @@ class Standing:
         return f"it {leads}, reclaimed {self.reclaimed}, error {_readable(self.error)}"
 
 
+def published_directory(minor: int) -> Path:
+    """The filesystem's own directory for a mount, by whose name scoutfs's tools know it.
+
+    Reading a directory of sysfs may pass over an entry while others come and go.
+    """
+    watch = Stopwatch()
+    while not (found := list(kernel.SCOUTFS_SYSFS.glob(f"f.{minor:06x}.r.*"))):
+        watch.at_most(5)
+    [directory] = found
+    return directory
+
+
 class Mount:
     """One mount of the test filesystem; its methods are the functions of fence.h."""
 
@@ -228,8 +240,7 @@ class Mount:
         kernel.mount(self.FILESYSTEM, path, options)
         device = path.stat().st_dev
         self.device = f"{os.major(device)}:{os.minor(device)}"
-        # The filesystem's own directory, by whose name scoutfs's tools know the mount.
-        [self.published] = kernel.SCOUTFS_SYSFS.glob(f"f.{os.minor(device):06x}.r.*")
+        self.published = published_directory(os.minor(device))
         self.directory = kernel.FENCE_SYSFS / self.device
 
     @property
