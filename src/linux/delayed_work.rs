@@ -175,7 +175,7 @@ impl<T: HasDelayedWork<ID>, const ID: u64> DelayedWork<T, ID> {
         let queued = unsafe {
             bindings::queue_delayed_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                (*this).queue.0.as_ptr(),
+                (&(*this).queue).0.as_ptr(),
                 Self::work(this),
                 delay,
             )
