@@ -173,9 +173,10 @@ impl<T: HasDelayedWork<ID>, const ID: u64> DelayedWork<T, ID> {
         // type invariants.
         // INVARIANT: If the work becomes pending, it owns the reference in `container`.
         let queued = unsafe {
+            let queue = &(*this).queue;
             bindings::queue_delayed_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                (&(*this).queue).0.as_ptr(),
+                queue.0.as_ptr(),
                 Self::work(this),
                 delay,
             )
