@@ -17,6 +17,12 @@ is_before() {
 	[[ $1 != "$2" && $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]
 }
 
+# A kernel with Rust in it takes no other crate than its own.
+check_crate() {
+	[[ $(option RUST) != y ]] || ! is_before "$1" "$first_crate" ||
+		die "Linux $1 is too old: the Rust in it has not yet what this module uses, as Linux $first_crate has."
+}
+
 # The source that Rust comes from.
 find_rust_source() {
 	local version=$1 series
@@ -25,7 +31,7 @@ find_rust_source() {
 		rust_source=$RUST_SOURCE
 		return
 	fi
-	if ! is_before "$version" "$first_crate" || [[ $(option RUST) == y ]]; then
+	if ! is_before "$version" "$first_crate"; then
 		rust_source=$source
 		return
 	fi

@@ -161,6 +161,10 @@ def an_older_kernel_needs_the_rust_of_a_newer_source(kdir: Path) -> None:
         it.is_version(5, 10)
         it.refused("5.10.5", "too old", "RUST_SOURCE")
         it.refused("/no/such", "RUST_SOURCE", RUST_SOURCE="/no/such")
+        it.configure("MODULES=y", "RUST=y")
+        it.is_version(6, 10)
+        it.refused("6.10.5", "too old")
+        it.configure("MODULES=y")
         it.is_version(6, 1)
         if not list(Path("/usr/src").glob("linux-source-*")):
             it.refused("6.1.5", "apt-get install linux-source-6.12", "RUST_SOURCE")
