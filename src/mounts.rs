@@ -50,7 +50,7 @@ use kernel::{
     }, //
 };
 
-static MOUNTS: SetOnce<Arc<Mounts>> = SetOnce::new();
+static MOUNTS: SetOnce<Mounts> = SetOnce::new();
 
 /// The mounts of all superblocks.
 #[pin_data]
@@ -111,11 +111,10 @@ pub(crate) fn init() -> Result {
         entries: RBTree::new(),
         shared: Some(Arc::new(shared, GFP_KERNEL)?),
     };
-    let mounts = pin_init!(Mounts {
+    MOUNTS.populate(pin_init!(Mounts {
         registry <- new_spinlock!(registry, "scoutfs_fence_registry"),
         idle <- WaitQueue::new(),
-    });
-    MOUNTS.populate(Arc::pin_init(mounts, GFP_KERNEL)?)
+    }))
 }
 
 /// Destroys all mounts, when the module is unloaded. May sleep.

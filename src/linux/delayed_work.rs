@@ -292,11 +292,22 @@ mod tests {
         changed: WaitQueue,
     }
 
-    #[pin_data(PinnedDrop)]
+    // The fields are dropped in this order: an object that counts as dropped has released its queue,
+    // so that the test drops the last reference to that, and not the work that the queue runs.
+    #[pin_data]
     struct Object {
-        counts: Arc<Counts>,
         #[pin]
         work: DelayedWork<Object, 0>,
+        counts: CountsDrop,
+    }
+
+    struct CountsDrop(Arc<Counts>);
+
+    impl Drop for CountsDrop {
+        fn drop(&mut self) {
+            self.0.dropped.fetch_add(1, Ordering::SeqCst);
+            self.0.changed.wake_up_all();
+        }
     }
 
     impl_has_delayed_work! {
@@ -305,16 +316,8 @@ mod tests {
 
     impl DelayedWorkItem<0> for Object {
         fn run(this: Arc<Self>) {
-            this.counts.ran.fetch_add(1, Ordering::SeqCst);
-            this.counts.changed.wake_up_all();
-        }
-    }
-
-    #[pinned_drop]
-    impl PinnedDrop for Object {
-        fn drop(self: Pin<&mut Self>) {
-            self.counts.dropped.fetch_add(1, Ordering::SeqCst);
-            self.counts.changed.wake_up_all();
+            this.counts.0.ran.fetch_add(1, Ordering::SeqCst);
+            this.counts.0.changed.wake_up_all();
         }
     }
 
@@ -331,8 +334,8 @@ mod tests {
         let (for_work, for_object) = (queue.clone(), counts.clone());
         let object = Arc::pin_init(
             pin_init!(Object {
-                counts: for_object,
                 work <- DelayedWork::new(for_work),
+                counts: CountsDrop(for_object),
             }),
             GFP_KERNEL,
         )?;

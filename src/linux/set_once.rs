@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A static that is set once. The `SetOnce` of newer kernel crates is not there in Linux 6.12.
+//! A static that is initialised once, in place.
+//!
+//! The `SetOnce` of newer kernel crates is not there in Linux 6.12, and takes a value that can be
+//! moved, which one with locks cannot.
 
 #![allow(unsafe_code)]
 
@@ -23,15 +26,15 @@ const SET: u8 = 2;
 /// # Examples
 ///
 /// ```ignore
-/// static COUNTER: SetOnce<Arc<Mutex<u32>>> = SetOnce::new();
+/// static COUNTER: SetOnce<Mutex<u32>> = SetOnce::new();
 ///
-/// COUNTER.populate(Arc::pin_init(new_mutex!(0), GFP_KERNEL)?)?;
+/// COUNTER.populate(new_mutex!(0))?;
 /// *COUNTER.as_ref().ok_or(ENODEV)?.lock() += 1;
 /// ```
 ///
 /// # Invariants
 ///
-/// While `state` is `SET`, `value` is initialised and only borrowed shared. While it is
+/// While `state` is `SET`, `value` is initialised, pinned and only borrowed shared. While it is
 /// `BUSY`, only the task that set that may access `value`.
 pub(crate) struct SetOnce<T> {
     state: AtomicU8,
@@ -50,28 +53,50 @@ impl<T> SetOnce<T> {
         }
     }
 
-    /// Sets the value. Any context.
+    /// Initialises the value. May sleep if `init` does.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if it is set, or being set.
-    pub(crate) fn populate(&self, value: T) -> Result {
+    /// `EBUSY` if the value is set, or the error of `init`, after which this may be called again.
+    pub(crate) fn populate<E>(&'static self, init: impl PinInit<T, E>) -> Result
+    where
+        Error: From<E>,
+    {
         self.state
-            .compare_exchange(EMPTY, BUSY, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Relaxed)
             .map_err(|_| EBUSY)?;
-        // SAFETY: By the type invariant only this task accesses the value.
-        unsafe { (*self.value.get()).write(value) };
-        // INVARIANT: The value is initialised.
-        self.state.store(SET, Ordering::Release);
-        Ok(())
+        // SAFETY: By the type invariant only this task accesses the value, whose memory is valid
+        // for writes. A static never moves, so the value stays pinned. After an error the memory
+        // counts as uninitialised.
+        let result = unsafe { raw_try_init(self.value.get().cast(), init) };
+        // INVARIANT: The value is initialised if and only if there was no error.
+        self.state
+            .store(if result.is_ok() { SET } else { EMPTY }, Ordering::Release);
+        Ok(result?)
     }
 
     /// The value, if it is set. Any context.
-    pub(crate) fn as_ref(&self) -> Option<&T> {
+    pub(crate) fn as_ref(&'static self) -> Option<&'static T> {
         if self.state.load(Ordering::Acquire) != SET {
             return None;
         }
         // SAFETY: By the type invariant the value is initialised, and only borrowed shared.
         Some(unsafe { (*self.value.get()).assume_init_ref() })
+    }
+}
+
+/// Runs an initialiser.
+///
+/// # Safety
+///
+/// As for the function of this name in `pin_init`, which not every kernel has.
+unsafe fn raw_try_init<T, E>(slot: *mut T, init: impl PinInit<T, E>) -> Result<(), E> {
+    // SAFETY: The caller promises what the initialiser needs.
+    unsafe {
+        #[cfg(not(raw_try_init))]
+        let result = init.__pinned_init(slot);
+        #[cfg(raw_try_init)]
+        let result = pin_init::raw_try_init(slot, init);
+        result
     }
 }
