@@ -78,9 +78,9 @@ new_options() {
 		rm -r "$2"
 }
 
-# The configuration that the newer makefiles read: the older kernel's, some of whose options have other
-# names now. Rust code for block devices would need headers that the older kernel does not have. objtool
-# runs on the whole module instead.
+# The newer makefiles read the older kernel's configuration. Some of its options have been renamed since,
+# and are given by both names. Rust code for block devices would need headers that the older kernel does
+# not have. objtool runs on the whole module instead.
 configure_newer_rust() {
 	local generated=$1/include new=$2
 	{

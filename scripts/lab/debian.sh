@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# mmdebstrap, with all archives of a release and without what nobody reads in a root:
+# mmdebstrap, with all archives of a release, and without documentation and translations:
 #
 #     [suite=SUITE] debian FOLDER PACKAGES OPTION...
 #

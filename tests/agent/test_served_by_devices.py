@@ -48,13 +48,13 @@ def test_device_first_else_the_command(world: World, bmc: Bmc) -> None:
 def test_failures_of_a_bmc_end_in_error(world: World, bmc: Bmc) -> None:
     """Wrong password, a BMC that cannot be reached, and one that lies: all end in `error`."""
     world.timeout(10)
-    nobody = bmc.parameters().replace(str(bmc.port), str(free_port())) + "limit = 5\n"
+    silent = bmc.parameters().replace(str(bmc.port), str(free_port())) + "limit = 5\n"
     stubborn = bmc.parameters() + "power_timeout = 2\n"
     bmc.password_file.write_text("another\n")
     for number, (level, why) in enumerate(
         (
             (bmc.parameters(), "off failed, exit status 1"),
-            (nobody, "off failed, killed for taking longer"),
+            (silent, "off failed, killed for taking longer"),
             (stubborn, "off failed, exit status 1"),
         )
     ):
@@ -76,8 +76,8 @@ def test_failures_of_a_bmc_end_in_error(world: World, bmc: Bmc) -> None:
 def test_next_level_within_the_time(world: World, bmc: Bmc) -> None:
     """Where the first level's BMC cannot be reached, the second has its turn in time."""
     world.timeout(15)
-    nobody = bmc.parameters().replace(str(bmc.port), str(free_port()))
-    serve(world, nobody, bmc.parameters())
+    silent = bmc.parameters().replace(str(bmc.port), str(free_port()))
+    serve(world, silent, bmc.parameters())
     request = world.request(rid(1), address="10.0.0.11")
     until_result(request, "fenced", 14)
     assert not bmc.is_on()

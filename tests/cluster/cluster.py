@@ -343,7 +343,7 @@ class Cluster:
 
 
 def build_filesystem(kernel: str) -> None:
-    """Builds the filesystem whose mounts ask for fencing."""
+    """Builds the test filesystem, whose mounts start fence requests."""
     kdir = lab_path(kernel) / "build"
     symbols = f"KBUILD_EXTRA_SYMBOLS={TOP / 'Module.symvers'}"
     environment = {name: os.environ[name] for name in os.environ if "MAKE" not in name}

@@ -41,7 +41,7 @@ def watched(late: bool) -> tuple[list[Event], Judge]:
 
 
 def texts(picture: str) -> list[str]:
-    """All that is written in it."""
+    """The text of a drawing."""
     return [element.text or "" for element in ElementTree.fromstring(picture).iter()]
 
 

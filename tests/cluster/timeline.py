@@ -26,7 +26,7 @@ GAP = 22
 LINE = 19
 CHARACTER = 7.0
 SECONDS_BEFORE = 1.5
-# A host whose stamps are further apart has missed several.
+# A longer gap between two stamps means that the host has missed several.
 SECONDS_OF_SILENCE = 0.5
 
 INK, FAINT, WRITES, WRONG = "#1f2328", "#8c959f", "#1a7f37", "#cf222e"

@@ -461,7 +461,7 @@ class Reader:
         )
 
     def _level(self, number: int, devices: Sequence[Device]) -> Level:
-        """A level, whose devices have to agree on what is done."""
+        """A level. All its devices must have the same action and prepare."""
         first = devices[0]
         for other in devices[1:]:
             if (other.action, other.prepare) != (first.action, first.prepare):
