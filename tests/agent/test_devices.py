@@ -218,6 +218,19 @@ def test_own_host_is_let_in_at_the_start(world: World, fake: Fake) -> None:
     assert "plug=1" in (fake.folder / "input.on").read_text().split()
 
 
+def test_an_agent_stops_while_its_own_host_is_let_in(world: World, fake: Fake) -> None:
+    """A device that takes its time does not hold up the end of the agent."""
+    fake.says('automatic="0"', 'automatic="1"').does("status", "touch asked; sleep 60")
+    hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
+    world.configure("exit 0", hosts=hosts, monitor=0)
+    agent = world.begin()
+    until((fake.folder / "asked").exists, "the device is asked")
+    begin = time.monotonic()
+    agent.signal(signal.SIGTERM)
+    assert agent.wait() == 0
+    assert time.monotonic() - begin < 5
+
+
 def test_own_host_with_a_mount_is_kept_out(world: World, fake: Fake) -> None:
     """A host that was fenced does not get its access back while it has a mount."""
     fake.says('automatic="0"', 'automatic="1"')

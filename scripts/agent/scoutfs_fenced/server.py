@@ -78,22 +78,22 @@ class Server:
         self._spawn(self.records.keep_writing())
         self._spawn(self.history.keep_writing())
         self._spawn(self.metrics.keep_writing())
-        scanning = self._spawn(self.discovery.run(self._scanned))
-        # Whatever is mounted after READY needs access to its disks.
-        await self.scheduler.devices.unfence(self._sysfs, self.settings.environment)
-        self._spawn(
-            self.scheduler.devices.watch(
-                lambda: self.settings.monitor, lambda: self.settings.environment
-            )
-        )
-        log.event(f"serving fence requests, as {self.settings.path} says")
-        notify("READY=1")
-
+        self._spawn(self.discovery.run(self._scanned))
         stop = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({stop, scanning}, return_when=asyncio.FIRST_COMPLETED)
-        if scanning.done():
-            # An unexpected exception is for systemd to see, and to start the agent again.
-            scanning.result()
+        # Whatever is mounted after READY needs access to its disks.
+        unfencing = self._spawn(
+            self.scheduler.devices.unfence(self._sysfs, self.settings.environment)
+        )
+        await asyncio.wait({stop, unfencing}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            self._spawn(
+                self.scheduler.devices.watch(
+                    lambda: self.settings.monitor, lambda: self.settings.environment
+                )
+            )
+            log.event(f"serving fence requests, as {self.settings.path} says")
+            notify("READY=1")
+        await stop
         notify("STOPPING=1")
         at_once = asyncio.ensure_future(self._stop_at_once.wait())
         await self.scheduler.stop(at_once)
