@@ -32,19 +32,24 @@ use_archives_of() {
 # Modules of the kernel that guests need: a disk and a network.
 guest_modules=(virtio_blk virtio_net net_failover failover)
 
-# The packages that hold image, headers and source, as lines `NAME VERSION`.
+# The packages that hold image, headers and source, as lines `NAME VERSION`. The source is the image's:
+# what Debian signs reaches the archive days after the rest, which keeps older sources for that.
 choose_packages() {
-	local suite=$1 flavour=$2
-	linux_packages "$suite" "linux-image-$flavour" "linux-headers-$flavour" linux-source |
-		grep -E "^linux-((image|binary|modules|headers)-[0-9].*-$flavour|headers-[0-9].*-common|kbuild-.*|source-[0-9.]*) "
+	local suite=$1 flavour=$2 packages version
+	packages=$(linux_packages "$suite" "linux-image-$flavour" "linux-headers-$flavour" linux-source |
+		grep -E "^linux-((image|binary|modules|headers)-[0-9].*-$flavour|headers-[0-9].*-common|kbuild-.*|source-[0-9.]*) ") ||
+		return
+	version=$(sed -nE "s/^linux-image-[^ ]* //p" <<<"$packages")
+	sed "/^linux-source-/ s/ .*/ $version/" <<<"$packages"
 }
 
 # Point releases reach the archive piece by piece.
-check_versions() {
-	local versions
-	versions=$(cut -d' ' -f2 <<<"$1" | sort -u | paste -sd' ')
-	[[ $versions != *' '* ]] ||
-		die "Debian offers image, headers and source of different versions ($versions), which do not work together; try again in a few hours."
+check_offered() {
+	local name version
+	while read -r name version; do
+		[[ -n $(apt-cache show "$name=$version" 2>/dev/null) ]] ||
+			die "Debian does not offer $name in the version $version at the moment; try again in a few hours."
+	done <<<"$1"
 }
 
 release_of() {
@@ -94,7 +99,7 @@ make_debian_kernel() {
 	fi
 	chosen=$(choose_packages "$suite" "$flavour") ||
 		die "Debian offers no whole kernel at the moment; try again in a few hours."
-	check_versions "$chosen"
+	check_offered "$chosen"
 	release=$(release_of "$flavour" "$chosen")
 	say "fetching Linux $release"
 	unpack_packages "$packages" <<<"$chosen"
