@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,9 @@ MEGABYTES = 1024
 # Three machines that boot on two cores at once take half a minute, and much longer if other
 # programs want these cores.
 SECONDS_TO_BOOT = 300
+
+# How long hosts may take to write where their threads are.
+SECONDS_TO_REPORT = 3
 
 # What the agent's lines about a request begin with.
 ABOUT = re.compile(r"^rid \S+ address \S+ reason \S+ mount \S+ ")
@@ -158,7 +162,7 @@ class Cluster:
     """Hosts, switch, BMCs, shared disk and judge."""
 
     def __init__(self, kernel: str, logs: Path) -> None:
-        self.logs = logs
+        logs.mkdir()
         self.journal = Journal()
         self.narrator = Narrator(self.journal)
         self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))
@@ -167,11 +171,11 @@ class Cluster:
             disk.truncate(SIZE)
         self.switch = Switch(self._folder, HOSTS)
         self.hosts: list[Host] = []
-        self.power = self._equip(kernel)
+        self.power = self._equip(kernel, logs)
         self.watch = Watch(self._disk, self.journal)
         self.judge = self.watch.judge
 
-    def _equip(self, kernel: str) -> PowerRoom:
+    def _equip(self, kernel: str, logs: Path) -> PowerRoom:
         """Makes hosts and BMCs, which have to know each other's ports."""
         path = lab_path(kernel)
         boot = self._folder / "boot"
@@ -188,7 +192,7 @@ class Cluster:
         accelerator = choose_accelerator(machine.vmlinuz, self._folder)
         for slot in range(HOSTS):
             devices = self._devices_of(slot)
-            self.hosts.append(Host(slot, machine, accelerator, devices, self.logs, self.journal))
+            self.hosts.append(Host(slot, machine, accelerator, devices, logs, self.journal))
         power = PowerRoom(self.hosts, self._folder, self.journal)
         self._write_memory_disk(path, boot, power)
         power.begin()
@@ -240,6 +244,15 @@ class Cluster:
         self.power.end()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._disk.unlink(missing_ok=True)
+
+    def ask_where_threads_are(self) -> None:
+        """Has hosts that live write into their logs where each thread of their program is."""
+        self.narrator.quiet = True
+        for host in self.hosts:
+            host.continue_if_stopped()
+            with suppress(OSError):
+                host.command("where")
+        time.sleep(SECONDS_TO_REPORT)
 
     # What faults need.
 

@@ -11,6 +11,7 @@ commands to the same serial port.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import queue
 import re
@@ -18,6 +19,7 @@ import secrets
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 import tty
@@ -387,8 +389,9 @@ class Member:
 
         -1 is the counter if another mount writes there by now.
         """
-        stamp = self._leaders_disk.read().stamps[mount.slot]
-        assert stamp
+        # None is one that is just being written.
+        while (stamp := self._leaders_disk.read().stamps[mount.slot]) is None:
+            pass
         counter = stamp.counter if stamp.rid == mount.rid else -1
         self._reporter.event(
             "fenced", rid=f"{mount.rid:016x}", slot=mount.slot, by=by, counter=counter
@@ -439,6 +442,19 @@ def tell_which_host_this_is(slot: int) -> None:
     HOSTS.write_text(text.replace(own, f"address = {address(slot)}, 127.0.0.1\n"))
 
 
+def report_threads(reporter: Reporter) -> None:
+    """Reports where each thread is, in this program and in the kernel."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        for line in file:
+            reporter.line(line.rstrip())
+    for task in sorted(Path("/proc/self/task").iterdir()):
+        reporter.line(f"thread {task.name} in the kernel:")
+        for line in (task / "stack").read_text().splitlines():
+            reporter.line(f"  {line}")
+
+
 def obey(agent: Agent, reporter: Reporter) -> None:
     """Carries out the lab's commands."""
     with PORT.open() as port:
@@ -454,6 +470,8 @@ def obey(agent: Agent, reporter: Reporter) -> None:
                 agent.configure("lie")
             elif command == "be-honest":
                 agent.configure("scoutfs-fenced")
+            elif command == "where":
+                report_threads(reporter)
 
 
 def main() -> None:
