@@ -13,7 +13,10 @@ use crate::{
         inet,
         jiffies::Jiffies,
         kobject::Kobject,
-        super_block::SuperBlock, //
+        super_block::{
+            Device,
+            SuperBlock, //
+        }, //
     },
     mount::Mount,
     mounts, //
@@ -43,9 +46,9 @@ use kernel::{
 #[no_mangle]
 pub(crate) unsafe extern "C" fn scoutfs_fence_setup(sb: *mut super_block) -> c_int {
     from_result(|| {
-        let sb = SuperBlock::from_raw(sb)?;
-        // SAFETY: The caller passes a live superblock.
-        mounts::setup(sb, unsafe { sb.device() })?;
+        let super_block = SuperBlock::from_raw(sb)?;
+        // SAFETY: The caller passes a live superblock, and it is not null.
+        mounts::setup(super_block, unsafe { Device::of(sb) })?;
         Ok(0)
     })
 }

@@ -6,11 +6,11 @@
  */
 #include <linux/kernel.h>
 #include <linux/kobject.h>
+#include <linux/lockdep.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
-#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "glue.h"
@@ -75,14 +75,15 @@ struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name)
 }
 
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
-					  void (*func)(struct work_struct *work))
+					  void (*func)(struct work_struct *work),
+					  const char *name, struct lock_class_key *key,
+					  const char *timer_name,
+					  struct lock_class_key *timer_key)
 {
 	INIT_DELAYED_WORK(dwork, func);
-}
-
-void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head)
-{
-	init_waitqueue_head(wq_head);
+	/* Not the macro's lock classes, which every caller of this function would share. */
+	lockdep_init_map(&dwork->work.lockdep_map, name, key, 0);
+	lockdep_init_map(&dwork->timer.lockdep_map, timer_name, timer_key, 0);
 }
 
 void scoutfs_fence_glue_might_sleep(void)

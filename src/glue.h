@@ -11,7 +11,7 @@
 #include "../include/fence.h"
 
 struct delayed_work;
-struct wait_queue_head;
+struct lock_class_key;
 struct work_struct;
 struct workqueue_struct;
 
@@ -20,8 +20,10 @@ unsigned int scoutfs_fence_glue_timeout_ms(void);
 /* Kernel macros and static inline functions. */
 struct workqueue_struct *scoutfs_fence_glue_alloc_workqueue(const char *name);
 void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
-					  void (*func)(struct work_struct *work));
-void scoutfs_fence_glue_init_waitqueue_head(struct wait_queue_head *wq_head);
+					  void (*func)(struct work_struct *work),
+					  const char *name, struct lock_class_key *key,
+					  const char *timer_name,
+					  struct lock_class_key *timer_key);
 void scoutfs_fence_glue_might_sleep(void);
 int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16]);
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void);

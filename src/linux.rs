@@ -17,6 +17,7 @@ pub(crate) mod kstrtox;
 #[cfg(kunit)]
 pub(crate) mod kunit;
 pub(crate) mod list;
+pub(crate) mod lock_class;
 pub(crate) mod memalloc;
 pub(crate) mod set_once;
 pub(crate) mod super_block;

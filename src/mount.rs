@@ -65,6 +65,7 @@ use crate::{
             Directory,
             Kset, //
         },
+        lock_class::lock_class,
         memalloc::memalloc_nofs,
         wait_queue::WaitQueue, //
     },
@@ -170,10 +171,18 @@ impl Mount {
                 label,
                 admin <- new_mutex!(admin, "scoutfs_fence_admin"),
                 table <- new_spinlock!(Table::new(), "scoutfs_fence_table"),
-                changed <- WaitQueue::new(),
+                changed <- WaitQueue::new(lock_class!("scoutfs_fence_changed")),
                 notifier <- notifier,
-                timeout_work <- DelayedWork::new(queue.clone()),
-                notify_work <- DelayedWork::new(queue.clone()),
+                timeout_work <- DelayedWork::new(
+                    queue.clone(),
+                    lock_class!("scoutfs_fence_timeout_work"),
+                    lock_class!("scoutfs_fence_timeout_timer"),
+                ),
+                notify_work <- DelayedWork::new(
+                    queue.clone(),
+                    lock_class!("scoutfs_fence_notify_work"),
+                    lock_class!("scoutfs_fence_notify_timer"),
+                ),
             }),
             GFP_KERNEL,
         )

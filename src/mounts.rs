@@ -5,8 +5,8 @@
 //! The spinlock `registry` protects the map, and is only held for lookups and updates. A caller
 //! takes a reference to its mount and releases the lock, so `destroy` may run concurrently.
 //!
-//! While a mount is being set up or destroyed, which sleeps, its entry is [`State::Busy`] and keeps
-//! the superblock and the [`Place`] reserved. So setup and destroy of one mount never wait for
+//! While a mount is being set up or destroyed, which sleeps, its entry has no mount and keeps the
+//! superblock and the [`Place`] reserved. So setup and destroy of one mount never wait for
 //! those of another. `setup` never waits at all, and fails with `EBUSY` until a previous `destroy`
 //! of the superblock or place has returned: that one may be waiting for uevents, for which a mount
 //! must not. A concurrent `setup` or `destroy` of the same superblock holds up `destroy`, which
@@ -26,14 +26,13 @@ use crate::{
         super_block::{
             Device,
             SuperBlock, //
-        },
-        wait_queue::WaitQueue, //
+        }, //
     },
     mount::Mount, //
 };
-use core::mem;
 use kernel::{
     c_str,
+    new_condvar,
     new_spinlock,
     prelude::*,
     rbtree::{
@@ -46,6 +45,7 @@ use kernel::{
     },
     sync::{
         Arc,
+        CondVar,
         SpinLock, //
     }, //
 };
@@ -57,14 +57,13 @@ static MOUNTS: SetOnce<Mounts> = SetOnce::new();
 struct Mounts {
     #[pin]
     registry: SpinLock<Registry>,
-    /// Woken when an entry leaves [`State::Busy`].
+    /// Notified when an entry gets its mount, or is removed.
     #[pin]
-    idle: WaitQueue,
+    idle: CondVar,
 }
 
 struct Registry {
-    /// By [`SuperBlock::identity`].
-    entries: RBTree<usize, Entry>,
+    entries: RBTree<SuperBlock, Entry>,
     /// `None` once the module is being unloaded.
     shared: Option<Arc<Shared>>,
 }
@@ -79,13 +78,8 @@ struct Shared {
 
 struct Entry {
     place: Place,
-    state: State,
-}
-
-enum State {
-    /// Being set up or destroyed.
-    Busy,
-    Live(Arc<Mount>),
+    /// `None` while the mount is being set up or destroyed.
+    mount: Option<Arc<Mount>>,
 }
 
 /// The directory that a mount's requests are below; no two mounts may have the same.
@@ -113,7 +107,7 @@ pub(crate) fn init() -> Result {
     };
     MOUNTS.populate(pin_init!(Mounts {
         registry <- new_spinlock!(registry, "scoutfs_fence_registry"),
-        idle <- WaitQueue::new(),
+        idle <- new_condvar!("scoutfs_fence_idle"),
     }))
 }
 
@@ -125,12 +119,12 @@ pub(crate) fn exit() {
         return;
     };
     // No filesystem module is left that calls `setup`.
-    while let Some(identity) = mounts.first() {
-        if let Some(mount) = mounts.begin_destroy(identity).flatten() {
+    while let Some(super_block) = mounts.first() {
+        if let Some(mount) = mounts.begin_destroy(super_block) {
             glue::log_left_behind(mount.label());
             Mount::destroy(&mount);
+            mounts.remove(super_block);
         }
-        mounts.remove(identity);
     }
     let shared = mounts.registry.lock().shared.take();
     drop(shared);
@@ -173,11 +167,10 @@ fn add(
     new: impl FnOnce(&Shared) -> Result<Arc<Mount>>,
 ) -> Result {
     let mounts = MOUNTS.as_ref().ok_or(ENODEV)?;
-    let identity = super_block.identity();
     memalloc_nofs(|| {
-        let shared = mounts.reserve(identity, place)?;
-        let mount = new(&shared).inspect_err(|_| mounts.remove(identity))?;
-        mounts.publish(identity, mount);
+        let shared = mounts.reserve(super_block, place)?;
+        let mount = new(&shared).inspect_err(|_| mounts.remove(super_block))?;
+        mounts.publish(super_block, mount);
         Ok(())
     })
 }
@@ -206,69 +199,65 @@ pub(crate) fn destroy(super_block: SuperBlock) {
     let Some(mounts) = MOUNTS.as_ref() else {
         return;
     };
-    let identity = super_block.identity();
-    if let Some(mount) = mounts.idle.wait_event(|| mounts.begin_destroy(identity)) {
+    if let Some(mount) = mounts.begin_destroy(super_block) {
         Mount::destroy(&mount);
-        mounts.remove(identity);
+        mounts.remove(super_block);
     }
 }
 
 fn look_up(super_block: SuperBlock) -> Option<Arc<Mount>> {
     let registry = MOUNTS.as_ref()?.registry.lock();
-    match &registry.entries.get(&super_block.identity())?.state {
-        State::Live(mount) => Some(mount.clone()),
-        State::Busy => None,
-    }
+    registry.entries.get(&super_block)?.mount.clone()
 }
 
 impl Mounts {
-    /// Adds a busy entry.
+    /// Adds an entry without a mount.
     ///
     /// # Errors
     ///
     /// `EBUSY` if the superblock or the place has an entry; `ENOMEM`.
-    fn reserve(&self, identity: usize, place: Place) -> Result<Arc<Shared>> {
+    fn reserve(&self, super_block: SuperBlock, place: Place) -> Result<Arc<Shared>> {
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let mut registry = self.registry.lock();
         let shared = registry.shared.clone().ok_or(ENODEV)?;
         let entries = &mut registry.entries;
-        if entries.get(&identity).is_some() || entries.values().any(|entry| entry.place == place) {
+        if entries.get(&super_block).is_some() || entries.values().any(|entry| entry.place == place)
+        {
             return Err(EBUSY);
         }
-        let state = State::Busy;
-        entries.insert(node.into_node(identity, Entry { place, state }));
+        let entry = Entry { place, mount: None };
+        entries.insert(node.into_node(super_block, entry));
         Ok(shared)
     }
 
-    /// Makes a busy entry live.
-    fn publish(&self, identity: usize, mount: Arc<Mount>) {
-        if let Some(entry) = self.registry.lock().entries.get_mut(&identity) {
-            entry.state = State::Live(mount);
+    /// Gives an entry its mount.
+    fn publish(&self, super_block: SuperBlock, mount: Arc<Mount>) {
+        if let Some(entry) = self.registry.lock().entries.get_mut(&super_block) {
+            entry.mount = Some(mount);
         }
-        self.idle.wake_up_all();
+        self.idle.notify_all();
     }
 
-    /// Makes a live entry busy and returns its mount; `Some(None)` if there is no entry, `None` if
-    /// it is busy.
-    fn begin_destroy(&self, identity: usize) -> Option<Option<Arc<Mount>>> {
+    /// Takes the mount of an entry, if there is one. Sleeps while the entry has no mount.
+    fn begin_destroy(&self, super_block: SuperBlock) -> Option<Arc<Mount>> {
         let mut registry = self.registry.lock();
-        let Some(entry) = registry.entries.get_mut(&identity) else {
-            return Some(None);
-        };
-        match mem::replace(&mut entry.state, State::Busy) {
-            State::Live(mount) => Some(Some(mount)),
-            State::Busy => None,
+        loop {
+            let mount = registry.entries.get_mut(&super_block)?.mount.take();
+            if mount.is_some() {
+                return mount;
+            }
+            self.idle.wait(&mut registry);
         }
     }
 
-    /// Removes a busy entry.
-    fn remove(&self, identity: usize) {
-        let node = self.registry.lock().entries.remove_node(&identity);
+    /// Removes an entry.
+    fn remove(&self, super_block: SuperBlock) {
+        let node = self.registry.lock().entries.remove_node(&super_block);
         drop(node);
-        self.idle.wake_up_all();
+        self.idle.notify_all();
     }
 
-    fn first(&self) -> Option<usize> {
+    fn first(&self) -> Option<SuperBlock> {
         self.registry.lock().entries.keys().next().copied()
     }
 }

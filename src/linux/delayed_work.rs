@@ -28,7 +28,8 @@
 //! }
 //!
 //! let queue = Queue::new(c_str!("clock"))?;
-//! let clock = Arc::pin_init(pin_init!(Clock { tick <- DelayedWork::new(queue) }), GFP_KERNEL)?;
+//! let tick = DelayedWork::new(queue, lock_class!("tick"), lock_class!("tick_timer"));
+//! let clock = Arc::pin_init(pin_init!(Clock { tick <- tick }), GFP_KERNEL)?;
 //! DelayedWork::<Clock, 0>::schedule(&clock, 100);
 //! ```
 
@@ -36,7 +37,8 @@
 
 use super::{
     header,
-    jiffies::Jiffies, //
+    jiffies::Jiffies,
+    lock_class::LockClass, //
 };
 use core::{
     marker::PhantomData,
@@ -149,14 +151,21 @@ unsafe impl<T, const ID: u64> Send for DelayedWork<T, ID> {}
 unsafe impl<T, const ID: u64> Sync for DelayedWork<T, ID> {}
 
 impl<T: HasDelayedWork<ID>, const ID: u64> DelayedWork<T, ID> {
-    /// An idle work item for this queue.
-    pub(crate) fn new(queue: Arc<Queue>) -> impl PinInit<Self> {
+    /// An idle work item for this queue. Its lock classes are `work` and, for its timer, `timer`.
+    pub(crate) fn new(queue: Arc<Queue>, work: LockClass, timer: LockClass) -> impl PinInit<Self> {
         pin_init!(Self {
             // INVARIANT: The work is initialised here, with the right function, and idle.
-            work <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is valid for writes, and pinned.
+            work <- Opaque::ffi_init(move |slot| {
+                // SAFETY: `slot` is valid for writes, and pinned. The classes are static.
                 unsafe {
-                    header::scoutfs_fence_glue_init_delayed_work(slot, Some(run_raw::<T, ID>))
+                    header::scoutfs_fence_glue_init_delayed_work(
+                        slot,
+                        Some(run_raw::<T, ID>),
+                        work.name.as_char_ptr(),
+                        work.key(),
+                        timer.name.as_char_ptr(),
+                        timer.key(),
+                    )
                 }
             }),
             queue,
@@ -264,6 +273,7 @@ mod tests {
             check_eq,
             suite, //
         },
+        lock_class::lock_class,
         wait_queue::WaitQueue, //
     };
     use core::sync::atomic::{
@@ -327,14 +337,19 @@ mod tests {
             pin_init!(Counts {
                 ran: AtomicU32::new(0),
                 dropped: AtomicU32::new(0),
-                changed <- WaitQueue::new(),
+                changed <- WaitQueue::new(lock_class!("scoutfs_fence_test_changed")),
             }),
             GFP_KERNEL,
         )?;
-        let (for_work, for_object) = (queue.clone(), counts.clone());
+        let work = DelayedWork::new(
+            queue.clone(),
+            lock_class!("scoutfs_fence_test_work"),
+            lock_class!("scoutfs_fence_test_timer"),
+        );
+        let for_object = counts.clone();
         let object = Arc::pin_init(
             pin_init!(Object {
-                work <- DelayedWork::new(for_work),
+                work <- work,
                 counts: CountsDrop(for_object),
             }),
             GFP_KERNEL,

@@ -6,52 +6,41 @@
 
 #![allow(unsafe_code)]
 
-use core::ptr::NonNull;
 use kernel::{
     bindings,
     prelude::*, //
 };
 
-/// A superblock that a caller named.
-///
-/// Only [`device`](Self::device) dereferences the pointer.
-#[derive(Clone, Copy)]
-pub(crate) struct SuperBlock(NonNull<bindings::super_block>);
+/// The address of a superblock, which no other live superblock has. It is never dereferenced.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SuperBlock(usize);
 
 impl SuperBlock {
-    /// Takes a pointer that a filesystem passed. Any context.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` for a null pointer.
+    /// Takes a pointer that a filesystem passed; `EINVAL` if it is null. Any context.
     pub(crate) fn from_raw(ptr: *mut bindings::super_block) -> Result<Self> {
-        Ok(Self(NonNull::new(ptr).ok_or(EINVAL)?))
-    }
-
-    /// A number that no other live superblock has.
-    pub(crate) fn identity(self) -> usize {
-        self.0.as_ptr() as usize
-    }
-
-    /// The superblock's device number, `s_dev`.
-    ///
-    /// # Safety
-    ///
-    /// The pointer must be to a superblock whose device number has been set.
-    pub(crate) unsafe fn device(self) -> Device {
-        // SAFETY: The caller promises a superblock.
-        Device(unsafe { (*self.0.as_ptr()).s_dev })
+        if ptr.is_null() {
+            return Err(EINVAL);
+        }
+        Ok(Self(ptr as usize))
     }
 }
 
-/// A device number.
-///
-/// Mirrors `dev_t`, and the macros of `include/linux/kdev_t.h`.
+/// A device number. Mirrors `dev_t`, and the macros of `include/linux/kdev_t.h`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Device(bindings::dev_t);
 
 impl Device {
     const MINOR_BITS: u32 = 20;
+
+    /// The device number of a superblock, `s_dev`.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be to a live superblock.
+    pub(crate) unsafe fn of(ptr: *mut bindings::super_block) -> Self {
+        // SAFETY: The caller promises a live superblock.
+        Self(unsafe { (*ptr).s_dev })
+    }
 
     /// Mirrors `MAJOR()`.
     pub(crate) fn major(self) -> u32 {

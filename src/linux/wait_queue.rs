@@ -11,7 +11,8 @@ use super::{
     jiffies::{
         Jiffies,
         MAX_SCHEDULE_TIMEOUT, //
-    }, //
+    },
+    lock_class::LockClass, //
 };
 use core::ptr;
 use kernel::{
@@ -26,8 +27,7 @@ use kernel::{
 
 /// A `wait_queue_head`.
 ///
-/// Unlike the kernel crate's `CondVar` it has waits that are uninterruptible and have a timeout,
-/// and conditions that take any lock that does not sleep.
+/// Unlike the kernel crate's `CondVar` it has waits that are uninterruptible and have a timeout.
 ///
 /// # Examples
 ///
@@ -54,12 +54,14 @@ unsafe impl Sync for WaitQueue {}
 
 impl WaitQueue {
     /// An empty queue.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    pub(crate) fn new(class: LockClass) -> impl PinInit<Self> {
         pin_init!(Self {
             // INVARIANT: The head is initialised here.
-            head <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is valid for writes, and pinned.
-                unsafe { header::scoutfs_fence_glue_init_waitqueue_head(slot) }
+            head <- Opaque::ffi_init(move |slot| {
+                // SAFETY: `slot` is valid for writes, and pinned. The class is static.
+                unsafe {
+                    bindings::__init_waitqueue_head(slot, class.name.as_char_ptr(), class.key())
+                }
             }),
         })
     }
@@ -73,25 +75,13 @@ impl WaitQueue {
         unsafe { bindings::__wake_up(self.head.get(), bindings::TASK_NORMAL, 0, ptr::null_mut()) };
     }
 
-    /// Waits, uninterruptibly, until `condition` returns something.
-    ///
-    /// Sleeps. The condition runs while the task is about to sleep: it may take spinlocks, but
-    /// not sleep.
-    pub(crate) fn wait_event<R>(&self, mut condition: impl FnMut() -> Option<R>) -> R {
-        loop {
-            if let Some((found, _)) = self.wait_event_timeout(MAX_SCHEDULE_TIMEOUT, &mut condition)
-            {
-                return found;
-            }
-        }
-    }
-
     /// Waits, uninterruptibly, for at most `timeout` jiffies until `condition` returns something.
     ///
     /// Returns that and the jiffies left, or `None` on timeout. The condition is evaluated before
-    /// the first sleep and after the last, so a timeout of 0 only evaluates it.
+    /// the first sleep and after the last, so a timeout of 0 only evaluates it. It runs while the
+    /// task is about to sleep: it may take spinlocks, but not sleep.
     ///
-    /// Sleeps, unless the timeout is 0. See [`wait_event`](Self::wait_event) for the condition.
+    /// Sleeps, unless the timeout is 0.
     pub(crate) fn wait_event_timeout<R>(
         &self,
         timeout: Jiffies,

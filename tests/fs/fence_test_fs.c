@@ -77,7 +77,7 @@ struct fence_test_command {
 	const char *name;
 	int words;
 	int (*call)(struct super_block *sb, char **words, char *answer);
-	/* The interface promises that the function never sleeps. */
+	/* The interface promises that the function never sleeps, or not with a timeout of 0. */
 	bool atomic;
 	/* It concerns the mount itself, and is no function of fence.h. */
 	bool own;
@@ -484,13 +484,13 @@ static const struct fence_test_command fence_test_commands[] = {
 	{ "next", 0, call_next, .atomic = true },
 	{ "next_null", 1, call_next_null },	/* rid, reason or error: the pointer to leave out */
 	{ "wait_next", 1, call_wait_next },	/* MILLISECONDS */
-	{ "wait_next_jiffies", 1, call_wait_next_jiffies },	/* JIFFIES */
+	{ "wait_next_jiffies", 1, call_wait_next_jiffies, .atomic = true },	/* JIFFIES */
 	{ "drained", 1, call_drained, .atomic = true },	/* 0 or 1: what error is before */
 	{ "drained_null", 0, call_drained_null, .atomic = true },
 	{ "reason_pending", 1, call_reason_pending, .atomic = true },	/* REASON */
 	{ "free", 1, call_free },		/* RID */
 	{ "wait_fenced", 1, call_wait_fenced },	/* MILLISECONDS */
-	{ "wait_fenced_jiffies", 1, call_wait_fenced_jiffies },	/* JIFFIES */
+	{ "wait_fenced_jiffies", 1, call_wait_fenced_jiffies, .atomic = true },	/* JIFFIES */
 	{ "stop", 0, call_stop },
 	{ "destroy", 0, call_destroy },
 	{ "print_address", 1, call_print_address, .own = true },	/* IPV4|IPV6 */

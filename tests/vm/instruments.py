@@ -21,7 +21,7 @@ from case import Case, CaseFunction
 from cases.allocations import ON_A_MOUNT, pile_up, try_all
 from cases.kunit import run_unit_tests
 from cases.load import Actors, ignoring
-from fence import CaseFailed, Stopwatch
+from fence import CaseFailed, Stopwatch, equal
 
 FAULTS = "fence_test_faults"
 
@@ -186,6 +186,12 @@ def hung_task(case: Case) -> None:
         waiter = mount.waiter(10_000)
         request.set_fenced()
         waiter.answer(20)
+
+
+@instrument(r"sleeping function called from invalid context", option="CONFIG_DEBUG_ATOMIC_SLEEP")
+def wait_in_atomic(case: Case) -> None:
+    """A caller with a spinlock held waits, with a timeout, for what has happened already."""
+    equal(case.mount().returns("atomic wait_fenced_jiffies 10"), 0)
 
 
 @instrument(r"UBSAN: shift-out-of-bounds", option="CONFIG_UBSAN_SHIFT")

@@ -3,9 +3,10 @@
 
 import os
 from errno import EAGAIN, EBUSY, ENODEV
+from pathlib import Path
 
 import kernel
-from case import Case, case
+from case import Case, case, case_with
 from fence import CaseFailed, Finished, equal, fails_with, true
 
 
@@ -16,6 +17,36 @@ def refuses_to_unload(module: str) -> None:
         true(error.errno in (EAGAIN, EBUSY), f"{module} is in use: {error}")
     else:
         raise CaseFailed(f"{module} was unloaded while in use")
+
+
+# What lockdep checks of the module, by the names that it prints.
+LOCKS = [
+    "registry",
+    "idle",
+    "admin",
+    "table",
+    "changed",
+    "directory",
+    "notify",
+    "sender",
+    "timeout_work",
+    "timeout_timer",
+    "notify_work",
+    "notify_timer",
+]
+
+
+@case_with("CONFIG_PROVE_LOCKING")
+def every_lock_has_a_class_of_its_own(case: Case) -> None:
+    """Lockdep tells every lock, wait queue, work item and timer of the module apart."""
+    mount = case.mount()
+    case.set_timeout_ms(100)
+    case.expect_timeout_line(mount, 0xAA, 100)
+    mount.started(0xAA).until_failed()
+    mount.destroy()
+    classes = Path("/proc/lockdep").read_text()
+    missing = [lock for lock in LOCKS if f": {kernel.FENCE}_{lock}\n" not in classes]
+    equal(missing, [], "locks that share a class with others")
 
 
 @case

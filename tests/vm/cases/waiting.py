@@ -136,6 +136,19 @@ def wait_of_zero_only_looks(case: Case) -> None:
 
 
 @case
+def wait_of_zero_does_not_sleep(case: Case) -> None:
+    """With a timeout of 0 both waits can be called with a spinlock held, whatever is listed."""
+    mount = case.mount()
+    equal(mount.returns("atomic wait_fenced_jiffies 0"), 0)
+    equal(mount.returns("atomic wait_next_jiffies 0"), 0)
+    request = mount.started(0xAA)
+    equal(mount.returns("atomic wait_fenced_jiffies 0"), -ETIMEDOUT)
+    request.set_fenced()
+    equal(mount.returns("atomic wait_fenced_jiffies 0"), 0)
+    true(mount.returns("atomic wait_next_jiffies 0") >= 0, "a request is finished")
+
+
+@case
 def wait_refuses_negative_timeouts(case: Case) -> None:
     """A negative timeout is EINVAL, whatever is listed."""
     mount = case.mount()
