@@ -7,7 +7,7 @@ from errno import EIO, ENOENT
 from pathlib import Path
 
 import kernel
-from agents import MOST_MILLISECONDS, agent
+from agents import MOST_MILLISECONDS, Agent, agent
 from case import Case, case
 from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, true
 
@@ -292,16 +292,23 @@ def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
         equal(len(it.called_with()), 2, "another rid of the host is not fenced by that")
 
 
+def device_that_notes(it: Agent) -> Path:
+    """A fence agent that notes in ./device that it is called for more than its metadata."""
+    device = it.folder / "fence-device"
+    device.write_text(
+        f'#!/bin/sh\n[ "$1 $2" = "-o metadata" ] || echo called >>{it.folder}/device\nexit 1\n'
+    )
+    device.chmod(0o755)
+    return device
+
+
 @case
 def agent_knows_a_former_mount_of_its_own_host(case: Case) -> None:
     """A loopback address is this host's: what is mounted nowhere here was fenced by its boot."""
     mount = case.leader()
     with agent() as it:
         hosts = it.folder / "hosts"
-        device = it.folder / "fence-device"
-        device.write_text(f"#!/bin/sh\necho called >> {it.folder}/device\nexit 1\n")
-        device.chmod(0o755)
-        hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device}\n")
+        hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device_that_notes(it)}\n")
         it.configure("exit 0", delay="600", hosts=hosts)
         it.begin()
         mount.started(0xDEAD00000000AAAA, "127.0.0.1")
@@ -317,10 +324,7 @@ def agent_does_not_fence_its_own_host(case: Case) -> None:
     case.expect_error_line(mount, 0xAA)
     with agent() as it:
         hosts = it.folder / "hosts"
-        device = it.folder / "fence-device"
-        device.write_text(f"#!/bin/sh\necho called >> {it.folder}/device\nexit 1\n")
-        device.chmod(0o755)
-        hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device}\n")
+        hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device_that_notes(it)}\n")
         it.configure("exit 0", delay="600", hosts=hosts)
         it.begin()
         # This filesystem's directory does not contain the rid, so its mounts may have any.
