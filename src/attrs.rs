@@ -122,10 +122,7 @@ impl TableEntry for FenceRequest {
 
 impl FenceRequest {
     /// A request that is started at `now`, without a directory. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
+    /// Errors: `ENOMEM`.
     pub(crate) fn new(
         mount: &Arc<Mount>,
         number: u64,
@@ -156,10 +153,7 @@ impl FenceRequest {
     }
 
     /// The agent wrote to `fenced`. Never sleeps.
-    ///
-    /// # Errors
-    ///
-    /// `ESTALE` if the request has failed.
+    /// Errors: `ESTALE` if the request has failed.
     fn fenced(this: ArcBorrow<'_, Self>) -> Result {
         let mut table = this.mount.table().lock();
         if table.fence(&this, jiffies())? {
@@ -181,10 +175,7 @@ impl FenceRequest {
     }
 
     /// Creates the directory, complete with its files, below `fence`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`; `ENOENT` if `fence` has been removed. Nothing is left of the directory then.
+    /// Errors: `ENOMEM`; `ENOENT` if `fence` has been removed. Nothing is left of the directory then.
     pub(crate) fn create_directory(this: &Arc<Self>, fence: &Kobject) -> Result {
         let name = CString::try_from_fmt(format_args!("{}", Name(this.rid)))?;
         let directory = AttributeDirectory::create(&name, fence, this.clone(), &ATTRIBUTES)?;

@@ -2,8 +2,8 @@
 
 //! The functions that filesystems call; `include/fence.h` declares and documents them.
 //!
-//! Pointers and integers in, an errno out, and no logic. The end of this file checks each function
-//! against bindgen's declaration of it.
+//! Pointers and integers in, an errno out, and no logic. `sb` is only an identity, unless a function
+//! says otherwise. The end of this file checks each function against bindgen's declaration of it.
 
 #![allow(unsafe_code)]
 
@@ -38,8 +38,6 @@ use kernel::{
     prelude::*, //
 };
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is null, or a superblock that is alive until it is destroyed here.
@@ -53,8 +51,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_setup(sb: *mut super_block) -> c_i
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `parent` is null, or a kobject that is neither released nor renamed during the call.
@@ -71,8 +67,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_setup_under(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.
@@ -90,8 +84,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_start(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `addr` is null, or valid for reads of the size that its family implies.
@@ -112,8 +104,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_start_addr(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// Each of `rid`, `reason` and `error` is null or valid for a write.
@@ -142,8 +132,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_next(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.
@@ -161,8 +149,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_wait_next(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `error` is null or valid for a write.
@@ -183,8 +169,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_drained(
     drained
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.
@@ -202,8 +186,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_reason_pending(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.
@@ -216,8 +198,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_free(sb: *mut super_block, rid: u6
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.
@@ -234,8 +214,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_wait_fenced(
     })
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.
@@ -246,8 +224,6 @@ pub(crate) unsafe extern "C" fn scoutfs_fence_stop(sb: *mut super_block) {
     }
 }
 
-/// See `include/fence.h`.
-///
 /// # Safety
 ///
 /// `sb` is only an identity.

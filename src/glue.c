@@ -106,44 +106,15 @@ void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
-void scoutfs_fence_glue_log_made(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
-				 const char *reason, size_t reason_len)
+/* The line is the one that scoutfs prints of a mount. */
+void scoutfs_fence_glue_log_error(const char *mount, const char *text, size_t len)
 {
-	if (addr_len == sizeof(struct in_addr))
-		pr_debug("%s: fence request for rid %016llx at %pI4 made: %.*s\n", mount, rid,
-			 addr, (int)reason_len, reason);
-	else
-		pr_debug("%s: fence request for rid %016llx at %pI6c made: %.*s\n", mount, rid,
-			 addr, (int)reason_len, reason);
+	pr_err("%s error: %.*s\n", mount, (int)len, text);
 }
 
-void scoutfs_fence_glue_log_fenced(const char *mount, u64 rid, u64 elapsed_ms)
+void scoutfs_fence_glue_log_debug(const char *mount, const char *text, size_t len)
 {
-	pr_debug("%s: fence request for rid %016llx fenced after %llums\n", mount, rid,
-		 elapsed_ms);
-}
-
-/* Existing monitors match the words of this line and of the next one. */
-void scoutfs_fence_glue_log_error(const char *mount, u64 rid)
-{
-	pr_err("%s error: error indicated by fence action for rid %016llx\n", mount, rid);
-}
-
-void scoutfs_fence_glue_log_timed_out(const char *mount, u64 rid, unsigned int timeout_ms)
-{
-	pr_err("%s error: fence request for rid %016llx was not serviced in %ums, raising error\n",
-	       mount, rid, timeout_ms);
-}
-
-void scoutfs_fence_glue_log_removed(const char *mount, u64 rid, bool dropped)
-{
-	pr_debug("%s: fence request for rid %016llx %s\n", mount, rid,
-		 dropped ? "dropped" : "freed");
-}
-
-void scoutfs_fence_glue_log_left_behind(const char *mount)
-{
-	pr_err("%s error: still set up when the module is unloaded, destroying it\n", mount);
+	pr_debug("%s: %.*s\n", mount, (int)len, text);
 }
 
 void scoutfs_fence_glue_log_not_set_up(const char *function)
@@ -154,46 +125,27 @@ void scoutfs_fence_glue_log_not_set_up(const char *function)
 		pr_err("scoutfs_fence error: %s: the superblock is not set up\n", function);
 }
 
-void scoutfs_fence_glue_trace_start(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
-				    int reason)
-{
-	trace_scoutfs_fence_start(mount, rid, addr, addr_len, reason);
-}
+/* Defines a function that emits a tracepoint, as DEFINE_RUST_DO_TRACE() of newer kernels does. */
+#define DEFINE_GLUE_TRACE(name, proto, args)		\
+	void scoutfs_fence_glue_trace_##name(proto)	\
+	{						\
+		trace_scoutfs_fence_##name(args);	\
+	}
 
-void scoutfs_fence_glue_trace_duplicate(const char *mount, u64 rid, int reason)
-{
-	trace_scoutfs_fence_duplicate(mount, rid, reason);
-}
-
-void scoutfs_fence_glue_trace_fenced(const char *mount, u64 rid)
-{
-	trace_scoutfs_fence_fenced(mount, rid);
-}
-
-void scoutfs_fence_glue_trace_failed(const char *mount, u64 rid, bool timed_out)
-{
-	trace_scoutfs_fence_failed(mount, rid, timed_out);
-}
-
-void scoutfs_fence_glue_trace_freed(const char *mount, u64 rid)
-{
-	trace_scoutfs_fence_freed(mount, rid);
-}
-
-void scoutfs_fence_glue_trace_dropped(const char *mount, u64 rid)
-{
-	trace_scoutfs_fence_dropped(mount, rid);
-}
-
-void scoutfs_fence_glue_trace_wait_begin(const char *mount, bool next, unsigned long timeout)
-{
-	trace_scoutfs_fence_wait_begin(mount, next, timeout);
-}
-
-void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result)
-{
-	trace_scoutfs_fence_wait_end(mount, next, result);
-}
+DEFINE_GLUE_TRACE(start,
+		  TP_PROTO(const char *mount, u64 rid, const u8 *addr, size_t addr_len, int reason),
+		  TP_ARGS(mount, rid, addr, addr_len, reason))
+DEFINE_GLUE_TRACE(duplicate, TP_PROTO(const char *mount, u64 rid, int reason),
+		  TP_ARGS(mount, rid, reason))
+DEFINE_GLUE_TRACE(fenced, TP_PROTO(const char *mount, u64 rid), TP_ARGS(mount, rid))
+DEFINE_GLUE_TRACE(failed, TP_PROTO(const char *mount, u64 rid, bool timed_out),
+		  TP_ARGS(mount, rid, timed_out))
+DEFINE_GLUE_TRACE(freed, TP_PROTO(const char *mount, u64 rid), TP_ARGS(mount, rid))
+DEFINE_GLUE_TRACE(dropped, TP_PROTO(const char *mount, u64 rid), TP_ARGS(mount, rid))
+DEFINE_GLUE_TRACE(wait_begin, TP_PROTO(const char *mount, bool next, unsigned long timeout),
+		  TP_ARGS(mount, next, timeout))
+DEFINE_GLUE_TRACE(wait_end, TP_PROTO(const char *mount, bool next, long result),
+		  TP_ARGS(mount, next, result))
 
 #ifdef RUST_INSIDE
 

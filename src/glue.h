@@ -29,17 +29,9 @@ int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16]);
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void);
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags);
 
-/*
- * Log lines.  Not from Rust's pr_*!(), which prints with %pA: a kernel without
- * Rust does not know it.  Sleep as printk does.
- */
-void scoutfs_fence_glue_log_made(const char *mount, u64 rid, const u8 *addr, size_t addr_len,
-				 const char *reason, size_t reason_len);
-void scoutfs_fence_glue_log_fenced(const char *mount, u64 rid, u64 elapsed_ms);
-void scoutfs_fence_glue_log_error(const char *mount, u64 rid);
-void scoutfs_fence_glue_log_timed_out(const char *mount, u64 rid, unsigned int timeout_ms);
-void scoutfs_fence_glue_log_removed(const char *mount, u64 rid, bool dropped);
-void scoutfs_fence_glue_log_left_behind(const char *mount);
+/* Log lines of a mount.  @text is not NUL-terminated.  Sleep as printk does. */
+void scoutfs_fence_glue_log_error(const char *mount, const char *text, size_t len);
+void scoutfs_fence_glue_log_debug(const char *mount, const char *text, size_t len);
 void scoutfs_fence_glue_log_not_set_up(const char *function);
 
 /* Tracepoints of src/trace.h.  Any context. */

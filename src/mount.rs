@@ -149,10 +149,7 @@ struct Admin {
 
 impl Mount {
     /// A mount whose requests have their directories in `fence`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
+    /// Errors: `ENOMEM`.
     pub(crate) fn new(
         label: CString,
         fence: Directory,
@@ -200,10 +197,7 @@ impl Mount {
 
     /// Lists a request for the mount `rid`, or adds the reason to the listed one. May sleep; does
     /// not recurse into the filesystem.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`; `ENODEV` if the mount has been destroyed, or the filesystem has removed its own
+    /// Errors: `ENOMEM`; `ENODEV` if the mount has been destroyed, or the filesystem has removed its own
     /// directory, which the C side logs.
     pub(crate) fn start(this: &Arc<Self>, rid: u64, address: IpAddr, reason: c_int) -> Result {
         memalloc_nofs(|| {
@@ -238,8 +232,7 @@ impl Mount {
     /// Lists a request whose directory is complete.
     fn list(this: &Arc<Self>, request: Arc<FenceRequest>, reservation: Reservation<FenceRequest>) {
         let mut table = this.table.lock();
-        let address = request.address.into();
-        glue::trace_start(&this.label, request.rid, &address, request.reason);
+        glue::trace_start(&this.label, request.rid, request.address, request.reason);
         table.add(request.clone(), reservation);
         Self::schedule_timeout(this, &mut table);
         let answered = request.state().access(&table).is_finished();
@@ -289,10 +282,7 @@ impl Mount {
     }
 
     /// Takes a request off the list and removes its directory. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOENT` if there is none.
+    /// Errors: `ENOENT` if there is none.
     pub(crate) fn free(this: &Arc<Self>, rid: u64) -> Result {
         let mut admin = this.admin.lock();
         let request = admin.by_rid.remove(&rid).ok_or(ENOENT)?;
@@ -312,10 +302,7 @@ impl Mount {
     /// Waits, uninterruptibly, for at most `timeout` jiffies until every listed request is fenced.
     ///
     /// Sleeps, unless the timeout is 0.
-    ///
-    /// # Errors
-    ///
-    /// `EIO` if a request failed; `ESHUTDOWN` if requests were dropped; `ETIMEDOUT`.
+    /// Errors: `EIO` if a request failed; `ESHUTDOWN` if requests were dropped; `ETIMEDOUT`.
     pub(crate) fn wait_fenced(&self, timeout: Jiffies) -> Result {
         glue::trace_wait_begin(&self.label, false, timeout);
         let (failures, drops) = {
@@ -342,10 +329,7 @@ impl Mount {
     ///
     /// Returns the jiffies left then, at least 1, or 0 on timeout. Sleeps, unless the timeout is 0,
     /// in `TASK_IDLE`: a leader may have nothing to reclaim for days.
-    ///
-    /// # Errors
-    ///
-    /// `ESHUTDOWN` if a stop comes meanwhile, or the mount is destroyed.
+    /// Errors: `ESHUTDOWN` if a stop comes meanwhile, or the mount is destroyed.
     pub(crate) fn wait_next(&self, timeout: Jiffies) -> Result<Jiffies> {
         glue::trace_wait_begin(&self.label, true, timeout);
         let stops = self.table.lock().stops;

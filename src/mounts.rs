@@ -92,10 +92,7 @@ enum Place {
 }
 
 /// Creates what all mounts use, when the module is loaded. May sleep.
-///
-/// # Errors
-///
-/// `ENOMEM`.
+/// Errors: `ENOMEM`.
 pub(crate) fn init() -> Result {
     let shared = Shared {
         kset: Kset::create(c_str!("scoutfs_fence"), Kobject::fs())?,
@@ -121,7 +118,8 @@ pub(crate) fn exit() {
     // No filesystem module is left that calls `setup`.
     while let Some(super_block) = mounts.first() {
         if let Some(mount) = mounts.begin_destroy(super_block) {
-            glue::log_left_behind(mount.label());
+            let text = format_args!("still set up when the module is unloaded, destroying it");
+            glue::log_error(mount.label(), text);
             Mount::destroy(&mount);
             mounts.remove(super_block);
         }
@@ -132,10 +130,7 @@ pub(crate) fn exit() {
 
 /// Sets up the mount of a superblock below a directory of ours, named by the device number. May
 /// sleep; does not recurse into the filesystem.
-///
-/// # Errors
-///
-/// `EBUSY` if the superblock is set up, or another one with this device number; `ENOMEM`.
+/// Errors: `EBUSY` if the superblock is set up, or another one with this device number; `ENOMEM`.
 pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
     add(super_block, Place::Device(device), |shared| {
         let (major, minor) = (device.major(), device.minor());
@@ -149,10 +144,7 @@ pub(crate) fn setup(super_block: SuperBlock, device: Device) -> Result {
 
 /// Sets up the mount of a superblock below a directory of the filesystem. May sleep; does not
 /// recurse into the filesystem.
-///
-/// # Errors
-///
-/// `EBUSY` if the superblock is set up, or another one below this directory; `ENOMEM`.
+/// Errors: `EBUSY` if the superblock is set up, or another one below this directory; `ENOMEM`.
 pub(crate) fn setup_under(super_block: SuperBlock, parent: &Kobject) -> Result {
     add(super_block, Place::Kobject(parent.identity()), |shared| {
         let label = CString::try_from_fmt(format_args!("scoutfs {}", parent.name()))?;
@@ -176,10 +168,7 @@ fn add(
 }
 
 /// The mount of a superblock. Never sleeps.
-///
-/// # Errors
-///
-/// `ENODEV` if the superblock is not set up, with a line in the log that names `function`.
+/// Errors: `ENODEV` if the superblock is not set up, with a line in the log that names `function`.
 pub(crate) fn find(super_block: SuperBlock, function: &CStr) -> Result<Arc<Mount>> {
     look_up(super_block).ok_or_else(|| {
         glue::log_not_set_up(function);
@@ -212,10 +201,7 @@ fn look_up(super_block: SuperBlock) -> Option<Arc<Mount>> {
 
 impl Mounts {
     /// Adds an entry without a mount.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if the superblock or the place has an entry; `ENOMEM`.
+    /// Errors: `EBUSY` if the superblock or the place has an entry; `ENOMEM`.
     fn reserve(&self, super_block: SuperBlock, place: Place) -> Result<Arc<Shared>> {
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let mut registry = self.registry.lock();

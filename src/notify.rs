@@ -35,6 +35,7 @@ use crate::{
         Transition, //
     }, //
 };
+use core::fmt;
 use kernel::{
     list::{
         List,
@@ -67,10 +68,7 @@ pub(crate) struct Notifier {
 
 impl Notifier {
     /// A notifier for requests whose directories are in `fence`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
+    /// Errors: `ENOMEM`.
     pub(crate) fn new(kset: &Kset, fence: &Directory) -> Result<impl PinInit<Self>> {
         let sender = UeventSender::new(kset, fence)?;
         Ok(pin_init!(Self {
@@ -114,20 +112,38 @@ impl Notifier {
     }
 }
 
+/// Existing monitors match the words of the errors.
 fn log(request: &FenceRequest, event: Event) {
-    let (mount, rid) = (request.mount.label(), request.rid);
+    let mount = request.mount.label();
+    let rid = Name(request.rid);
+    let debug = |text: fmt::Arguments<'_>| {
+        glue::log_debug(mount, format_args!("fence request for rid {rid} {text}"));
+    };
     match event {
         Event::Added => {
+            let address = inet::Display(request.address);
             let reason = reason_name(request.reason);
-            glue::log_made(mount, rid, &request.address.into(), reason);
+            debug(format_args!("at {address} made: {reason}"));
         }
         Event::Fenced(time) => {
             let elapsed_ms = request.with_state(|state| state.elapsed_ms(time));
-            glue::log_fenced(mount, rid, elapsed_ms);
+            debug(format_args!("fenced after {elapsed_ms}ms"));
         }
-        Event::Failed(Failure::Indicated) => glue::log_error(mount, rid),
-        Event::Failed(Failure::TimedOut) => glue::log_timed_out(mount, rid, request.timeout_ms),
-        Event::Removed(removal) => glue::log_removed(mount, rid, removal == Removal::Dropped),
+        Event::Failed(Failure::Indicated) => glue::log_error(
+            mount,
+            format_args!("error indicated by fence action for rid {rid}"),
+        ),
+        Event::Failed(Failure::TimedOut) => {
+            let timeout_ms = request.timeout_ms;
+            glue::log_error(
+                mount,
+                format_args!(
+                    "fence request for rid {rid} was not serviced in {timeout_ms}ms, raising error"
+                ),
+            );
+        }
+        Event::Removed(Removal::Freed) => debug(format_args!("freed")),
+        Event::Removed(Removal::Dropped) => debug(format_args!("dropped")),
     }
 }
 
@@ -154,7 +170,7 @@ fn send_uevent(
     sender.send(
         &name,
         action,
-        &[
+        [
             ("SCOUTFS_FENCE_RID", &name),
             ("SCOUTFS_FENCE_ADDRESS", &inet::Display(request.address)),
             ("SCOUTFS_FENCE_REASON", &reason_name(request.reason)),

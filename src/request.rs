@@ -21,7 +21,6 @@ use crate::linux::{
         Jiffies, //
     }, //
 };
-use core::mem;
 use kernel::{
     ffi::c_int,
     prelude::*, //
@@ -111,12 +110,10 @@ pub(crate) struct Transition {
 
 /// The events of one request that are still to be sent.
 struct PendingEvents {
+    /// In the order in which they happen.
+    events: [Option<Event>; 4],
     /// Whether it was added and its removal has not been sent.
     active: bool,
-    added: bool,
-    fenced: Option<Jiffies>,
-    failed: Option<Failure>,
-    removed: Option<Removal>,
     /// The status that was sent last.
     sent: Status,
 }
@@ -124,22 +121,21 @@ struct PendingEvents {
 impl PendingEvents {
     fn new() -> Self {
         Self {
+            events: [None; 4],
             active: false,
-            added: false,
-            fenced: None,
-            failed: None,
-            removed: None,
             sent: Status::Pending,
         }
     }
 
     fn queue(&mut self, event: Event) {
-        match event {
-            Event::Added => (self.active, self.added) = (true, true),
-            Event::Fenced(time) => self.fenced = Some(time),
-            Event::Failed(failure) => self.failed = Some(failure),
-            Event::Removed(removal) => self.removed = Some(removal),
-        }
+        let position = match event {
+            Event::Added => 0,
+            Event::Fenced(_) => 1,
+            Event::Failed(_) => 2,
+            Event::Removed(_) => 3,
+        };
+        self.events[position] = Some(event);
+        self.active |= event == Event::Added;
     }
 
     /// Takes the next event: in the order in which they happened, none before the request is added
@@ -148,26 +144,16 @@ impl PendingEvents {
         if !self.active {
             return None;
         }
+        let event = self.events.iter_mut().find_map(Option::take)?;
         let from = self.sent;
-        let event = if mem::take(&mut self.added) {
-            Event::Added
-        } else if let Some(time) = self.fenced.take() {
-            self.sent = Status::Fenced;
-            Event::Fenced(time)
-        } else if let Some(failure) = self.failed.take() {
-            self.sent = Status::Failed;
-            Event::Failed(failure)
-        } else if let Some(removal) = self.removed {
-            self.active = false;
-            Event::Removed(removal)
-        } else {
-            return None;
-        };
-        Some(Transition {
-            event,
-            from,
-            to: self.sent,
-        })
+        match event {
+            Event::Added => {}
+            Event::Fenced(_) => self.sent = Status::Fenced,
+            Event::Failed(_) => self.sent = Status::Failed,
+            Event::Removed(_) => self.active = false,
+        }
+        let to = self.sent;
+        Some(Transition { event, from, to })
     }
 }
 
@@ -208,10 +194,7 @@ impl RequestState {
     /// The agent says, at `now`, that the mount can no longer write.
     ///
     /// Returns whether that changes the status.
-    ///
-    /// # Errors
-    ///
-    /// `ESTALE` if the request has failed, which the leader may have seen.
+    /// Errors: `ESTALE` if the request has failed, which the leader may have seen.
     pub(crate) fn fence(&mut self, now: Jiffies) -> Result<bool> {
         match self.status {
             Status::Pending => {

@@ -75,10 +75,7 @@ unsafe impl Sync for Queue {}
 
 impl Queue {
     /// Allocates a workqueue. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
+    /// Errors: `ENOMEM`.
     pub(crate) fn new(name: &CStr) -> Result<Arc<Self>> {
         // SAFETY: `name` is NUL-terminated, and copied.
         let raw = unsafe { header::scoutfs_fence_glue_alloc_workqueue(name.as_char_ptr()) };

@@ -2,8 +2,7 @@
 
 //! The parameter, log lines and tracepoints of this module, which `src/glue.c` declares.
 //!
-//! Lines are printed by C code: the kernel crate's `pr_*!` print with `%pA`, which kernels that
-//! were built without Rust do not know.
+//! C code prints the lines: the kernel crate's `pr_*!` have a prefix of their own.
 //!
 //! C header: [`include/linux/printk.h`](srctree/include/linux/printk.h)
 
@@ -11,11 +10,19 @@
 
 use super::{
     header,
-    inet::Octets,
-    jiffies::Jiffies, //
+    jiffies::Jiffies,
+    text::Text, //
+};
+use core::{
+    fmt::{
+        self,
+        Write as _, //
+    },
+    net::IpAddr, //
 };
 use kernel::{
     ffi::{
+        c_char,
         c_int,
         c_long, //
     },
@@ -29,87 +36,94 @@ pub(crate) fn timeout_ms() -> u32 {
     unsafe { header::scoutfs_fence_glue_timeout_ms() }
 }
 
-/// Defines safe functions that pass their arguments to a C function of the same name.
-///
-/// Each line: the name, the arguments, and what the C function gets for them.
-macro_rules! calls {
-    ($($(#[$attribute:meta])* $name:ident($($argument:ident: $type:ty),*)
-       => $function:ident($($value:expr),*);)*) => {$(
+/// Logs an error of a mount. Sleeps, perhaps for long: a console may be slow.
+pub(crate) fn log_error(mount: &CStr, text: fmt::Arguments<'_>) {
+    log(mount, text, header::scoutfs_fence_glue_log_error);
+}
+
+/// Logs a debug line of a mount, if that is on. See [`log_error`].
+pub(crate) fn log_debug(mount: &CStr, text: fmt::Arguments<'_>) {
+    log(mount, text, header::scoutfs_fence_glue_log_debug);
+}
+
+fn log(
+    mount: &CStr,
+    text: fmt::Arguments<'_>,
+    print: unsafe extern "C" fn(*const c_char, *const c_char, usize),
+) {
+    let mut buffer = [0; 160];
+    let mut line = Text::new(&mut buffer);
+    // What does not fit is left out.
+    let _ = line.write_fmt(text);
+    let line = line.written();
+    // SAFETY: The mount's label is NUL-terminated, the text has its length, and both are copied.
+    unsafe { print(mount.as_char_ptr(), line.as_ptr().cast(), line.len()) };
+}
+
+/// Logs an error, rate-limited: a function was called for a superblock that is not set up.
+pub(crate) fn log_not_set_up(function: &CStr) {
+    // SAFETY: The name is NUL-terminated.
+    unsafe { header::scoutfs_fence_glue_log_not_set_up(function.as_char_ptr()) };
+}
+
+/// The tracepoint `start`: a request was listed.
+pub(crate) fn trace_start(mount: &CStr, rid: u64, address: IpAddr, reason: c_int) {
+    let (ipv4, ipv6);
+    let octets: &[u8] = match address {
+        IpAddr::V4(address) => {
+            ipv4 = address.octets();
+            &ipv4
+        }
+        IpAddr::V6(address) => {
+            ipv6 = address.octets();
+            &ipv6
+        }
+    };
+    // SAFETY: The label is NUL-terminated, and the address has its length.
+    unsafe {
+        header::scoutfs_fence_glue_trace_start(
+            mount.as_char_ptr(),
+            rid,
+            octets.as_ptr(),
+            octets.len(),
+            reason,
+        )
+    };
+}
+
+/// Defines functions that emit a tracepoint of `src/trace.h`, whose first field is a mount's label.
+macro_rules! tracepoints {
+    ($($(#[$attribute:meta])*
+       $name:ident($($argument:ident: $type:ty),*) = $function:ident;)*) => {$(
         $(#[$attribute])*
-        pub(crate) fn $name($($argument: $type),*) {
-            // SAFETY: Strings are NUL-terminated or passed with their length, bytes are passed
-            // with their length, and the function keeps no pointer.
-            unsafe { header::$function($($value),*) }
+        pub(crate) fn $name(mount: &CStr, $($argument: $type),*) {
+            // SAFETY: The label is NUL-terminated, and copied.
+            unsafe { header::$function(mount.as_char_ptr(), $($argument),*) }
         }
     )*};
 }
 
-// Log lines. `mount` is the mount's label. They may wait for a slow console.
-calls! {
-    /// Debug: a request was listed.
-    log_made(mount: &CStr, rid: u64, address: &Octets, reason: &str) =>
-        scoutfs_fence_glue_log_made(
-            mount.as_char_ptr(),
-            rid,
-            address.as_slice().as_ptr(),
-            address.as_slice().len(),
-            reason.as_ptr().cast(),
-            reason.len()
-        );
-    /// Debug: the agent wrote to `fenced`, so many milliseconds after the start.
-    log_fenced(mount: &CStr, rid: u64, elapsed_ms: u64) =>
-        scoutfs_fence_glue_log_fenced(mount.as_char_ptr(), rid, elapsed_ms);
-    /// Error: the agent wrote to `error`.
-    log_error(mount: &CStr, rid: u64) =>
-        scoutfs_fence_glue_log_error(mount.as_char_ptr(), rid);
-    /// Error: the request's timeout expired.
-    log_timed_out(mount: &CStr, rid: u64, timeout_ms: u32) =>
-        scoutfs_fence_glue_log_timed_out(mount.as_char_ptr(), rid, timeout_ms);
-    /// Debug: the request was freed, or dropped by stop or destroy.
-    log_removed(mount: &CStr, rid: u64, dropped: bool) =>
-        scoutfs_fence_glue_log_removed(mount.as_char_ptr(), rid, dropped);
-    /// Error: the module is unloaded with this mount set up.
-    log_left_behind(mount: &CStr) =>
-        scoutfs_fence_glue_log_left_behind(mount.as_char_ptr());
-    /// Error, rate-limited: a function was called for a superblock that is not set up.
-    log_not_set_up(function: &CStr) =>
-        scoutfs_fence_glue_log_not_set_up(function.as_char_ptr());
+tracepoints! {
+    /// A reason was added to a listed request.
+    trace_duplicate(rid: u64, reason: c_int) = scoutfs_fence_glue_trace_duplicate;
+    /// A request was fenced.
+    trace_fenced(rid: u64) = scoutfs_fence_glue_trace_fenced;
+    /// A request failed.
+    trace_failed(rid: u64, timed_out: bool) = scoutfs_fence_glue_trace_failed;
+    /// A request was freed.
+    trace_freed(rid: u64) = scoutfs_fence_glue_trace_freed;
+    /// A request was dropped by stop or destroy.
+    trace_dropped(rid: u64) = scoutfs_fence_glue_trace_dropped;
+    /// `wait_next`, or else `wait_fenced`, begins.
+    trace_wait_begin(next: bool, timeout: Jiffies) = scoutfs_fence_glue_trace_wait_begin;
 }
 
-// Tracepoints. Any context; a call and a no-op while they are off.
-calls! {
-    /// A request was listed.
-    trace_start(mount: &CStr, rid: u64, address: &Octets, reason: c_int) =>
-        scoutfs_fence_glue_trace_start(
-            mount.as_char_ptr(),
-            rid,
-            address.as_slice().as_ptr(),
-            address.as_slice().len(),
-            reason
-        );
-    /// A reason was added to a listed request.
-    trace_duplicate(mount: &CStr, rid: u64, reason: c_int) =>
-        scoutfs_fence_glue_trace_duplicate(mount.as_char_ptr(), rid, reason);
-    /// A request was fenced.
-    trace_fenced(mount: &CStr, rid: u64) =>
-        scoutfs_fence_glue_trace_fenced(mount.as_char_ptr(), rid);
-    /// A request failed.
-    trace_failed(mount: &CStr, rid: u64, timed_out: bool) =>
-        scoutfs_fence_glue_trace_failed(mount.as_char_ptr(), rid, timed_out);
-    /// A request was freed.
-    trace_freed(mount: &CStr, rid: u64) =>
-        scoutfs_fence_glue_trace_freed(mount.as_char_ptr(), rid);
-    /// A request was dropped by stop or destroy.
-    trace_dropped(mount: &CStr, rid: u64) =>
-        scoutfs_fence_glue_trace_dropped(mount.as_char_ptr(), rid);
-    /// `wait_next`, or else `wait_fenced`, begins.
-    trace_wait_begin(mount: &CStr, next: bool, timeout: Jiffies) =>
-        scoutfs_fence_glue_trace_wait_begin(mount.as_char_ptr(), next, timeout);
-    /// `wait_next`, or else `wait_fenced`, returns `result`.
-    trace_wait_end(mount: &CStr, next: bool, result: Result<Jiffies>) =>
-        scoutfs_fence_glue_trace_wait_end(
-            mount.as_char_ptr(),
-            next,
-            result.map_or_else(|error| error.to_errno() as c_long, |jiffies| jiffies as c_long)
-        );
+/// The tracepoint `wait_end`: `wait_next`, or else `wait_fenced`, returns.
+pub(crate) fn trace_wait_end(mount: &CStr, next: bool, result: Result<Jiffies>) {
+    let result = match result {
+        Ok(jiffies) => jiffies as c_long,
+        Err(error) => error.to_errno() as c_long,
+    };
+    // SAFETY: The label is NUL-terminated, and copied.
+    unsafe { header::scoutfs_fence_glue_trace_wait_end(mount.as_char_ptr(), next, result) }
 }

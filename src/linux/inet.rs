@@ -24,10 +24,7 @@ use kernel::{
 };
 
 /// The address in a `sockaddr`, without its port. Any context.
-///
-/// # Errors
-///
-/// `EINVAL` for a null pointer; `EAFNOSUPPORT` unless it is IPv4 or IPv6.
+/// Errors: `EINVAL` for a null pointer; `EAFNOSUPPORT` unless it is IPv4 or IPv6.
 ///
 /// # Safety
 ///
@@ -58,30 +55,6 @@ pub(crate) unsafe fn address(addr: *const bindings::__kernel_sockaddr_storage) -
 pub(crate) fn ipv4(addr: bindings::__be32) -> Ipv4Addr {
     // In network order the bytes lie in memory as they are written.
     Ipv4Addr::from(addr.to_ne_bytes())
-}
-
-/// The bytes of an address in network order: 4 of an IPv4 address, 16 of an IPv6 one.
-pub(crate) enum Octets {
-    V4([u8; 4]),
-    V6([u8; 16]),
-}
-
-impl Octets {
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        match self {
-            Octets::V4(octets) => octets,
-            Octets::V6(octets) => octets,
-        }
-    }
-}
-
-impl From<IpAddr> for Octets {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Octets::V4(address.octets()),
-            IpAddr::V6(address) => Octets::V6(address.octets()),
-        }
-    }
 }
 
 /// Formats an address as the kernel's `%pISc` does.

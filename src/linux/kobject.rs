@@ -47,10 +47,7 @@ impl Kobject {
     }
 
     /// A kobject that C code passed. Any context.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` for a null pointer, and for a kobject without a name.
+    /// Errors: `EINVAL` for a null pointer, and for a kobject without a name.
     ///
     /// # Safety
     ///
@@ -121,10 +118,7 @@ unsafe impl Sync for Directory {}
 
 impl Directory {
     /// Creates a directory below `parent`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`, also if the name is taken, which the C side logs.
+    /// Errors: `ENOMEM`, also if the name is taken, which the C side logs.
     pub(crate) fn create(name: &CStr, parent: &Kobject) -> Result<Self> {
         // SAFETY: The name is NUL-terminated, and copied. The parent is alive.
         let raw = unsafe { bindings::kobject_create_and_add(name.as_char_ptr(), parent.as_raw()) };
@@ -133,10 +127,7 @@ impl Directory {
     }
 
     /// Initialises a kobject and creates its directory below `parent`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
+    /// Errors: `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
     /// removed, both of which the C side logs. The kobject has been freed then.
     ///
     /// # Safety
@@ -169,10 +160,7 @@ impl Directory {
     }
 
     /// Its path below the mount point of sysfs, with a slash in front. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
+    /// Errors: `ENOMEM`.
     pub(super) fn path(&self) -> Result<KVec<u8>> {
         // SAFETY: By the type invariant the kobject and its parents are in sysfs.
         let raw = unsafe { bindings::kobject_get_path(self.0.as_ptr(), bindings::GFP_KERNEL) };
@@ -231,10 +219,7 @@ unsafe impl Sync for Kset {}
 
 impl Kset {
     /// Creates a kset below `parent`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`, also if the name is taken, which the C side logs.
+    /// Errors: `ENOMEM`, also if the name is taken, which the C side logs.
     pub(crate) fn create(name: &CStr, parent: &Kobject) -> Result<Self> {
         // SAFETY: The name is NUL-terminated, and copied. The parent is alive. The operations may
         // be null.

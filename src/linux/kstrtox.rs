@@ -15,10 +15,7 @@ use kernel::{
 
 /// Parses a boolean as all of sysfs does: `1`, `y`, `on` and the like are true, `0`, `n`, `off` and
 /// the like are false. Any context.
-///
-/// # Errors
-///
-/// `EINVAL` for anything else.
+/// Errors: `EINVAL` for anything else.
 pub(crate) fn kstrtobool(text: &CStr) -> Result<bool> {
     let mut value = false;
     // SAFETY: `text` is NUL-terminated, and `value` is valid for a write.

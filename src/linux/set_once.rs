@@ -54,10 +54,7 @@ impl<T> SetOnce<T> {
     }
 
     /// Initialises the value. May sleep if `init` does.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if the value is set, or the error of `init`, after which this may be called again.
+    /// Errors: `EBUSY` if the value is set, or the error of `init`, after which this may be called again.
     pub(crate) fn populate<E>(&'static self, init: impl PinInit<T, E>) -> Result
     where
         Error: From<E>,

@@ -60,7 +60,7 @@ struct KobjAttribute {
 pub(crate) struct Attribute<T: 'static> {
     raw: KobjAttribute,
     show: fn(&T, &mut Text<'_>) -> fmt::Result,
-    store: Option<fn(ArcBorrow<'_, T>, &CStr) -> Result>,
+    store: fn(ArcBorrow<'_, T>, &CStr) -> Result,
 }
 
 // SAFETY: Neither this nor the C side ever writes to an attribute.
@@ -72,12 +72,7 @@ impl<T: Send + Sync> Attribute<T> {
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> fmt::Result,
     ) -> Self {
-        // INVARIANT: `raw` sets the callbacks.
-        Self {
-            raw: Self::raw(name, 0o444),
-            show,
-            store: None,
-        }
+        Self::new(name, 0o444, show, |_, _| Err(EACCES))
     }
 
     /// A file of mode 0644. `store` gets at most one page; it may sleep.
@@ -89,25 +84,27 @@ impl<T: Send + Sync> Attribute<T> {
         show: fn(&T, &mut Text<'_>) -> fmt::Result,
         store: fn(ArcBorrow<'_, T>, &CStr) -> Result,
     ) -> Self {
-        // INVARIANT: `raw` sets the callbacks.
-        Self {
-            raw: Self::raw(name, 0o644),
-            show,
-            store: Some(store),
-        }
+        Self::new(name, 0o644, show, store)
     }
 
-    const fn raw(name: &'static CStr, mode: bindings::umode_t) -> KobjAttribute {
+    const fn new(
+        name: &'static CStr,
+        mode: bindings::umode_t,
+        show: fn(&T, &mut Text<'_>) -> fmt::Result,
+        store: fn(ArcBorrow<'_, T>, &CStr) -> Result,
+    ) -> Self {
         // SAFETY: All zero is a valid `attribute`.
         let mut attr: bindings::attribute = unsafe { MaybeUninit::zeroed().assume_init() };
         // Like as_char_ptr(), which is no const function on every kernel.
         attr.name = ptr::from_ref(name).cast();
         attr.mode = mode;
-        KobjAttribute {
+        let raw = KobjAttribute {
             attr,
             show: Some(show_raw::<T>),
             store: Some(store_raw::<T>),
-        }
+        };
+        // INVARIANT: The callbacks were set just now.
+        Self { raw, show, store }
     }
 
     /// The C attribute, by a pointer that is derived from the whole of `self`.
@@ -152,10 +149,7 @@ pub(crate) struct AttributeDirectory<T> {
 
 impl<T: Send + Sync> AttributeDirectory<T> {
     /// Creates a directory with all its files below `parent`. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
+    /// Errors: `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
     /// removed, both of which the C side logs. Nothing is left of the directory then.
     pub(crate) fn create(
         name: &CStr,
@@ -240,7 +234,7 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
     // SAFETY: sysfs passes a zeroed page of its own.
     let mut page = Text::new(unsafe { slice::from_raw_parts_mut(buf.cast(), PAGE_SIZE - 1) });
     match (attribute.show)(&data, &mut page) {
-        Ok(()) => page.length() as isize,
+        Ok(()) => page.written().len() as isize,
         Err(fmt::Error) => EIO.to_errno() as isize,
     }
 }
@@ -261,8 +255,7 @@ unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
     let data = unsafe { data::<T>(kobj) };
     // SAFETY: sysfs passes a NUL-terminated buffer of its own.
     let text = unsafe { CStr::from_char_ptr(buf) };
-    let store = || attribute.store.ok_or(EACCES)?(data, text);
-    match store() {
+    match (attribute.store)(data, text) {
         Ok(()) => count as isize,
         Err(error) => error.to_errno() as isize,
     }

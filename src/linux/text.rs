@@ -16,13 +16,7 @@ impl<'a> Text<'a> {
         Self { buffer, length: 0 }
     }
 
-    /// The number of bytes written.
-    pub(crate) fn length(&self) -> usize {
-        self.length
-    }
-
     /// The bytes written.
-    #[cfg(kunit)]
     pub(crate) fn written(&self) -> &[u8] {
         &self.buffer[..self.length]
     }
@@ -63,7 +57,7 @@ mod tests {
         check_eq!(write!(text, "{:04x}", 0xab), Ok(()));
         check_eq!(write!(text, "cdef"), Ok(()));
         check_eq!(text.written(), b"00abcdef");
-        check_eq!(text.length(), 8);
+        check_eq!(text.written().len(), 8);
         check_eq!(write!(text, ""), Ok(()));
     }
 

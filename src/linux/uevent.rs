@@ -19,7 +19,6 @@ use core::{
         self,
         Write as _, //
     },
-    mem,
     ptr::{
         self,
         NonNull, //
@@ -43,9 +42,9 @@ pub(crate) enum Action {
 /// A variable of a uevent: its name and its value.
 pub(crate) type Variable<'a> = (&'a str, &'a dyn fmt::Display);
 
-/// The bytes that a uevent's variables may take, and how many there may be.
+/// How many variables a uevent has, and the bytes that they may take.
+const VARIABLES: usize = 4;
 const ENVIRONMENT: usize = 512;
-const VARIABLES: usize = 8;
 
 /// The longest name of a directory whose uevents can be sent.
 const NAME: usize = 31;
@@ -61,7 +60,7 @@ const NAME: usize = 31;
 /// ```ignore
 /// let kset = Kset::create(c_str!("outer"), Kobject::fs())?;
 /// let mut sender = UeventSender::new(&kset, &parent)?;
-/// sender.send(&"child", Action::Add, &[("COLOUR", &"red")])?;
+/// sender.send(&"child", Action::Add, variables)?;
 /// ```
 ///
 /// # Invariants
@@ -83,10 +82,7 @@ unsafe impl Sync for UeventSender {}
 
 impl UeventSender {
     /// A sender for directories in `parent`; the name of the kset is the subsystem. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
+    /// Errors: `ENOMEM`.
     pub(crate) fn new(kset: &Kset, parent: &Directory) -> Result<Self> {
         let mut path = parent.path()?;
         path.push(b'/', GFP_KERNEL)?;
@@ -113,31 +109,24 @@ impl UeventSender {
     ///
     /// Sleeps, and waits for other tasks that send uevents. All listeners have been served when it
     /// returns.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if the name is longer than [`NAME`], or the variables exceed [`ENVIRONMENT`] or
-    /// [`VARIABLES`]; `ENOMEM`; `ENOBUFS` if a listener's buffer was full.
+    /// Errors: `EINVAL` if the name is longer than [`NAME`], or the variables than [`ENVIRONMENT`];
+    /// `ENOMEM`; `ENOBUFS` if a listener's buffer was full.
     pub(crate) fn send(
         &mut self,
         name: &dyn fmt::Display,
         action: Action,
-        environment: &[Variable<'_>],
+        environment: [Variable<'_>; VARIABLES],
     ) -> Result {
         let mut buffer = [0; ENVIRONMENT];
+        let mut text = Text::new(&mut buffer);
+        for (name, value) in environment {
+            write!(text, "{name}={value}\0")?;
+        }
         // A null pointer terminates it.
         let mut variables = [ptr::null_mut(); VARIABLES + 1];
-        if environment.len() > VARIABLES {
-            return Err(EINVAL);
-        }
-        let mut rest = &mut buffer[..];
-        for ((name, value), variable) in environment.iter().zip(&mut variables) {
-            let mut text = Text::new(rest);
-            write!(text, "{name}={value}\0")?;
-            let length = text.length();
-            let (text, behind) = mem::take(&mut rest).split_at_mut(length);
+        let texts = buffer.split_inclusive_mut(|byte| *byte == 0);
+        for (variable, text) in variables[..VARIABLES].iter_mut().zip(texts) {
             *variable = text.as_mut_ptr().cast();
-            rest = behind;
         }
         write!(Text::new(&mut self.path[self.parent_length..]), "{name}\0")?;
         let kobject = self.kobject.as_ptr();
