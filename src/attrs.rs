@@ -17,6 +17,7 @@ use crate::{
         kobject::Kobject,
         kstrtox::kstrtobool,
         list::impl_list_item,
+        prelude::*,
         sysfs::{
             Attribute,
             AttributeDirectory, //
@@ -45,25 +46,12 @@ use core::{
     }, //
 };
 use kernel::{
-    c_str,
-    ffi::c_int,
     list::{
         AtomicTracker,
         ListLinks,
         TryNewListArc, //
     },
-    new_mutex,
-    prelude::*,
-    str::{
-        CStr,
-        CString, //
-    },
-    sync::{
-        Arc,
-        ArcBorrow,
-        LockedBy,
-        Mutex, //
-    }, //
+    sync::LockedBy, //
 };
 
 /// Whether the mount was fenced.

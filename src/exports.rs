@@ -13,6 +13,7 @@ use crate::{
         inet,
         jiffies::Jiffies,
         kobject::Kobject,
+        prelude::*,
         super_block::{
             Device,
             SuperBlock, //
@@ -29,13 +30,7 @@ use kernel::{
         kobject,
         super_block, //
     },
-    c_str,
-    error::from_result,
-    ffi::{
-        c_int,
-        c_long, //
-    },
-    prelude::*, //
+    error::from_result, //
 };
 
 /// # Safety

@@ -19,6 +19,7 @@ pub(crate) mod kunit;
 pub(crate) mod list;
 pub(crate) mod lock_class;
 pub(crate) mod memalloc;
+pub(crate) mod prelude;
 pub(crate) mod set_once;
 pub(crate) mod super_block;
 pub(crate) mod sysfs;

@@ -67,6 +67,7 @@ use crate::{
         },
         lock_class::lock_class,
         memalloc::memalloc_nofs,
+        prelude::*,
         wait_queue::WaitQueue, //
     },
     notify::Notifier,
@@ -81,25 +82,9 @@ use core::{
     mem,
     net::IpAddr, //
 };
-use kernel::{
-    ffi::c_int,
-    new_mutex,
-    new_spinlock,
-    prelude::*,
-    rbtree::{
-        RBTree,
-        RBTreeNodeReservation, //
-    },
-    str::{
-        CStr,
-        CString, //
-    },
-    sync::{
-        Arc,
-        ArcBorrow,
-        Mutex,
-        SpinLock, //
-    }, //
+use kernel::rbtree::{
+    RBTree,
+    RBTreeNodeReservation, //
 };
 
 /// Delay, in jiffies, before queued events are sent; batches them off the caller's path.

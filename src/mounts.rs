@@ -22,6 +22,7 @@ use crate::{
             Kset, //
         },
         memalloc::memalloc_nofs,
+        prelude::*,
         set_once::SetOnce,
         super_block::{
             Device,
@@ -31,23 +32,12 @@ use crate::{
     mount::Mount, //
 };
 use kernel::{
-    c_str,
     new_condvar,
-    new_spinlock,
-    prelude::*,
     rbtree::{
         RBTree,
         RBTreeNodeReservation, //
     },
-    str::{
-        CStr,
-        CString, //
-    },
-    sync::{
-        Arc,
-        CondVar,
-        SpinLock, //
-    }, //
+    sync::CondVar, //
 };
 
 static MOUNTS: SetOnce<Mounts> = SetOnce::new();

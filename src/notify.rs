@@ -21,6 +21,7 @@ use crate::{
             Kset, //
         },
         memalloc::memalloc_nofs,
+        prelude::*,
         uevent::{
             Action,
             UeventSender, //
@@ -36,20 +37,9 @@ use crate::{
     }, //
 };
 use core::fmt;
-use kernel::{
-    list::{
-        List,
-        ListArc, //
-    },
-    new_mutex,
-    new_spinlock,
-    prelude::*,
-    sync::{
-        Arc,
-        ArcBorrow,
-        Mutex,
-        SpinLock, //
-    }, //
+use kernel::list::{
+    List,
+    ListArc, //
 };
 
 /// The requests of a mount with events to be sent, oldest first.

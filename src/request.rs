@@ -19,10 +19,7 @@ use crate::linux::{
         jiffies64_to_msecs,
         msecs_to_jiffies,
         Jiffies, //
-    }, //
-};
-use kernel::{
-    ffi::c_int,
+    },
     prelude::*, //
 };
 

@@ -6,7 +6,10 @@
 //! under it: a [`Reservation`] is made before.
 
 use crate::{
-    linux::jiffies::Jiffies,
+    linux::{
+        jiffies::Jiffies,
+        prelude::*, //
+    },
     request::{
         reason_class,
         Failure,
@@ -17,16 +20,11 @@ use crate::{
 };
 use core::mem;
 use kernel::{
-    ffi::c_int,
-    prelude::*,
     rbtree::{
         RBTree,
         RBTreeNodeReservation, //
     },
-    sync::{
-        Arc,
-        LockedBy, //
-    }, //
+    sync::LockedBy, //
 };
 
 /// An entry of a table: the requests of a mount, and simpler ones in unit tests.

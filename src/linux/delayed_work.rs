@@ -38,7 +38,8 @@
 use super::{
     header,
     jiffies::Jiffies,
-    lock_class::LockClass, //
+    lock_class::LockClass,
+    prelude::*, //
 };
 use core::{
     marker::PhantomData,
@@ -47,10 +48,6 @@ use core::{
 };
 use kernel::{
     bindings,
-    ffi::c_int,
-    prelude::*,
-    str::CStr,
-    sync::Arc,
     types::Opaque, //
 };
 

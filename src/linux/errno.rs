@@ -4,10 +4,10 @@
 //!
 //! C header: [`include/uapi/asm-generic/errno.h`](srctree/include/uapi/asm-generic/errno.h)
 
+use super::prelude::*;
 use kernel::{
     bindings,
-    error::Error,
-    ffi::c_int, //
+    error::Error, //
 };
 
 /// An error number, which converts to an [`Error`].

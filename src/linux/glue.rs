@@ -11,6 +11,7 @@
 use super::{
     header,
     jiffies::Jiffies,
+    prelude::*,
     text::Text, //
 };
 use core::{
@@ -19,15 +20,6 @@ use core::{
         Write as _, //
     },
     net::IpAddr, //
-};
-use kernel::{
-    ffi::{
-        c_char,
-        c_int,
-        c_long, //
-    },
-    prelude::*,
-    str::CStr, //
 };
 
 /// The parameter `timeout_ms`, in milliseconds. Any context.

@@ -9,19 +9,19 @@
 
 #![allow(unsafe_code)]
 
-use super::header;
+use super::{
+    header,
+    prelude::*, //
+};
 use core::{
     fmt,
     net::{
         IpAddr,
         Ipv4Addr,
         Ipv6Addr, //
-    },
+    }, //
 };
-use kernel::{
-    bindings,
-    prelude::*, //
-};
+use kernel::bindings;
 
 /// The address in a `sockaddr`, without its port. Any context.
 /// Errors: `EINVAL` for a null pointer; `EAFNOSUPPORT` unless it is IPv4 or IPv6.

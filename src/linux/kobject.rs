@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use super::prelude::*;
 use core::{
     fmt,
     ops::Deref,
@@ -21,11 +22,8 @@ use core::{
 };
 use kernel::{
     bindings,
-    c_str,
     error::to_result,
     ffi,
-    prelude::*,
-    str::CStr,
     types::Opaque, //
 };
 

@@ -6,11 +6,10 @@
 
 #![allow(unsafe_code)]
 
+use super::prelude::*;
 use kernel::{
     bindings,
-    error::to_result,
-    prelude::*,
-    str::CStr, //
+    error::to_result, //
 };
 
 /// Parses a boolean as all of sysfs does: `1`, `y`, `on` and the like are true, `0`, `n`, `off` and

@@ -26,25 +26,14 @@
 
 #![allow(unsafe_code)]
 
+use super::prelude::*;
 use core::{
     cell::UnsafeCell,
     fmt,
     mem::MaybeUninit,
     ptr, //
 };
-use kernel::{
-    bindings,
-    c_str,
-    ffi::{
-        c_char,
-        c_int, //
-    },
-    prelude::*,
-    str::{
-        CStr,
-        CString, //
-    }, //
-};
+use kernel::bindings;
 
 /// A static that KUnit writes to while it runs a suite.
 #[repr(transparent)]

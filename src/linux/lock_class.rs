@@ -4,13 +4,13 @@
 //!
 //! C header: [`include/linux/lockdep_types.h`](srctree/include/linux/lockdep_types.h)
 
+use super::prelude::*;
 use core::{
     pin::Pin,
     ptr, //
 };
 use kernel::{
     bindings,
-    str::CStr,
     sync::LockClassKey, //
 };
 

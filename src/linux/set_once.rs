@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use super::prelude::*;
 use core::{
     cell::UnsafeCell,
     mem::MaybeUninit,
@@ -15,7 +16,6 @@ use core::{
         Ordering, //
     }, //
 };
-use kernel::prelude::*;
 
 const EMPTY: u8 = 0;
 const BUSY: u8 = 1;

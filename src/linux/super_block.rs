@@ -6,10 +6,8 @@
 
 #![allow(unsafe_code)]
 
-use kernel::{
-    bindings,
-    prelude::*, //
-};
+use super::prelude::*;
+use kernel::bindings;
 
 /// The address of a superblock, which no other live superblock has. It is never dereferenced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,6 +12,7 @@ use super::{
         Directory,
         Kobject, //
     },
+    prelude::*,
     text::Text, //
 };
 use core::{
@@ -30,13 +31,7 @@ use kernel::{
     bindings,
     error::to_result,
     ffi,
-    page::PAGE_SIZE,
-    prelude::*,
-    str::CStr,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    }, //
+    page::PAGE_SIZE, //
 };
 
 /// `struct kobj_attribute`. Linux 7.3 has the callbacks in unions with callbacks that promise not to

@@ -12,6 +12,7 @@ use super::{
         Directory,
         Kset, //
     },
+    prelude::*,
     text::Text, //
 };
 use core::{
@@ -22,12 +23,11 @@ use core::{
     ptr::{
         self,
         NonNull, //
-    },
+    }, //
 };
 use kernel::{
     bindings,
-    error::to_result,
-    prelude::*, //
+    error::to_result, //
 };
 
 /// Mirrors `enum kobject_action`.

@@ -12,16 +12,12 @@ use super::{
         Jiffies,
         MAX_SCHEDULE_TIMEOUT, //
     },
-    lock_class::LockClass, //
+    lock_class::LockClass,
+    prelude::*, //
 };
 use core::ptr;
 use kernel::{
     bindings,
-    ffi::{
-        c_int,
-        c_long, //
-    },
-    prelude::*,
     types::Opaque, //
 };
 
