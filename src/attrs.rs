@@ -85,8 +85,7 @@ pub(crate) struct FenceRequest {
     /// In milliseconds.
     pub(crate) timeout_ms: u32,
     state: LockedBy<RequestState, Table<Self>>,
-    /// Present while the request is listed. Held across `sysfs_notify` to pin the directory; never
-    /// while adding or removing it.
+    /// Present while the request is listed; see the head of `mount`.
     #[pin]
     directory: Mutex<Option<AttributeDirectory<Self>>>,
     /// For the mount's [`Notifier`](crate::notify::Notifier).
@@ -163,7 +162,7 @@ impl FenceRequest {
     }
 
     /// Creates the directory, complete with its files, below `fence`. May sleep.
-    /// Errors: `ENOMEM`; `ENOENT` if `fence` has been removed. Nothing is left of the directory then.
+    /// Errors: `ENOMEM`; `ENOENT` if `fence` has been removed.
     pub(crate) fn create_directory(this: &Arc<Self>, fence: &Kobject) -> Result {
         let name = CString::try_from_fmt(format_args!("{}", Name(this.rid)))?;
         let directory = AttributeDirectory::create(&name, fence, this.clone(), &ATTRIBUTES)?;

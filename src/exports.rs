@@ -2,8 +2,8 @@
 
 //! The functions that filesystems call; `include/fence.h` declares and documents them.
 //!
-//! Pointers and integers in, an errno out, and no logic. `sb` is only an identity, unless a function
-//! says otherwise. The end of this file checks each function against bindgen's declaration of it.
+//! Pointers and integers in, an errno out, and no logic. The end of this file checks each function
+//! against bindgen's declaration of it.
 
 #![allow(unsafe_code)]
 

@@ -182,7 +182,7 @@ impl Mount {
 
     /// Lists a request for the mount `rid`, or adds the reason to the listed one. May sleep; does
     /// not recurse into the filesystem.
-    /// Errors: `ENOMEM`; `ENODEV` if the mount has been destroyed, or the filesystem has removed its own
+    /// Errors: `ENOMEM`; `ENODEV` if the mount is destroyed, or the filesystem has removed its own
     /// directory, which the C side logs.
     pub(crate) fn start(this: &Arc<Self>, rid: u64, address: IpAddr, reason: c_int) -> Result {
         memalloc_nofs(|| {

@@ -268,10 +268,6 @@ mod tests {
             suite, //
         }, //
     };
-    use kernel::{
-        new_spinlock,
-        sync::SpinLock, //
-    };
 
     suite!(
         scoutfs_fence_table,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# Makes things, with a sign of progress for the person who waits. What the makers print goes to a
-# log for each thing.
+# Makes things, and prints their progress. What the makers print is in a log for each thing.
 
 # The running jobs, each the leader of a process group, and when they began.
 declare -A job_of=() begin_of=()
@@ -41,7 +40,7 @@ begin() {
 	set +m
 }
 
-# Nothing goes on behind the back of a person who interrupted the set-up.
+# No job runs on after the set-up was interrupted.
 stop_jobs() {
 	local job
 	for job in "${job_of[@]}"; do

@@ -274,7 +274,6 @@ mod tests {
         AtomicU32,
         Ordering, //
     };
-    use kernel::c_str;
 
     suite!(
         scoutfs_fence_delayed_work,

@@ -28,7 +28,8 @@ use kernel::bindings;
 ///
 /// # Safety
 ///
-/// `addr` must be null or valid for reads of the size that its family implies. It need not be aligned.
+/// `addr` must be null or valid for reads of the size that its family implies; it need not be
+/// aligned.
 pub(crate) unsafe fn address(addr: *const bindings::__kernel_sockaddr_storage) -> Result<IpAddr> {
     if addr.is_null() {
         return Err(EINVAL);
@@ -93,7 +94,6 @@ mod tests {
         }, //
     };
     use core::ptr;
-    use kernel::str::CString;
 
     suite!(
         scoutfs_fence_inet,

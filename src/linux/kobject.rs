@@ -79,8 +79,8 @@ impl Kobject {
     }
 }
 
-/// The bytes of a C string without its NUL. The method of the kernel crate's `CStr` that returns them
-/// has another name on each kernel.
+/// The bytes of a C string without its NUL. The method of the kernel crate's `CStr` that returns
+/// them has another name on each kernel.
 ///
 /// # Safety
 ///
@@ -94,13 +94,6 @@ unsafe fn bytes_of<'a>(string: *const ffi::c_char) -> &'a [u8] {
 ///
 /// Holds a reference to its parent. Dropping it sleeps until no file in the directory is being read
 /// or written; files that are still open then fail with `ENODEV`.
-///
-/// # Examples
-///
-/// ```ignore
-/// let outer = Directory::create(c_str!("outer"), Kobject::fs())?;
-/// let inner = Directory::create(c_str!("inner"), &outer)?;
-/// ```
 ///
 /// # Invariants
 ///
@@ -125,8 +118,8 @@ impl Directory {
     }
 
     /// Initialises a kobject and creates its directory below `parent`. May sleep.
-    /// Errors: `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
-    /// removed, both of which the C side logs. The kobject has been freed then.
+    /// Errors: `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has
+    /// been removed, both of which the C side logs. The kobject has been freed then.
     ///
     /// # Safety
     ///

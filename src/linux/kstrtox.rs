@@ -29,7 +29,6 @@ mod tests {
         check_eq,
         suite, //
     };
-    use kernel::c_str;
 
     suite!(
         scoutfs_fence_kstrtox,

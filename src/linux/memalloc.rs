@@ -13,12 +13,6 @@ use super::header;
 ///
 /// A function and not a guard, so that scopes cannot but nest: one that ended out of order would
 /// end another one early.
-///
-/// # Examples
-///
-/// ```ignore
-/// memalloc_nofs(|| KBox::new(0, GFP_KERNEL))?;
-/// ```
 pub(crate) fn memalloc_nofs<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: The function only changes a flag of the current task.
     let flags = unsafe { header::scoutfs_fence_glue_memalloc_nofs_save() };

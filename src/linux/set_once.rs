@@ -23,15 +23,6 @@ const SET: u8 = 2;
 
 /// A value that is set at most once, and never dropped: on unload the module empties it.
 ///
-/// # Examples
-///
-/// ```ignore
-/// static COUNTER: SetOnce<Mutex<u32>> = SetOnce::new();
-///
-/// COUNTER.populate(new_mutex!(0))?;
-/// *COUNTER.as_ref().ok_or(ENODEV)?.lock() += 1;
-/// ```
-///
 /// # Invariants
 ///
 /// While `state` is `SET`, `value` is initialised, pinned and only borrowed shared. While it is
@@ -54,7 +45,7 @@ impl<T> SetOnce<T> {
     }
 
     /// Initialises the value. May sleep if `init` does.
-    /// Errors: `EBUSY` if the value is set, or the error of `init`, after which this may be called again.
+    /// Errors: `EBUSY` if the value is set; that of `init`, after which this may be called again.
     pub(crate) fn populate<E>(&'static self, init: impl PinInit<T, E>) -> Result
     where
         Error: From<E>,

@@ -34,8 +34,8 @@ use kernel::{
     page::PAGE_SIZE, //
 };
 
-/// `struct kobj_attribute`. Linux 7.3 has the callbacks in unions with callbacks that promise not to
-/// write to it, and bindgen names such fields differently. src/glue.c compares the layouts.
+/// `struct kobj_attribute`. Linux 7.3 has the callbacks in unions with callbacks that promise not
+/// to write to it, and bindgen names such fields differently. src/glue.c compares the layouts.
 #[repr(C)]
 struct KobjAttribute {
     attr: bindings::attribute,
@@ -144,8 +144,8 @@ pub(crate) struct AttributeDirectory<T> {
 
 impl<T: Send + Sync> AttributeDirectory<T> {
     /// Creates a directory with all its files below `parent`. May sleep.
-    /// Errors: `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has been
-    /// removed, both of which the C side logs. Nothing is left of the directory then.
+    /// Errors: `ENOMEM`; `EEXIST` if the name is taken, and `ENOENT` if the parent's directory has
+    /// been removed, both of which the C side logs. Nothing is left of the directory then.
     pub(crate) fn create(
         name: &CStr,
         parent: &Kobject,
