@@ -20,7 +20,8 @@
 # make dist           pack the sources, as dist/scoutfs-fence-VERSION.tar.xz
 # make deb            make Debian's packages of them, in dist/; make rpm those of Enterprise Linux
 # make test-packages  install Debian's packages on a whole system, boot it, upgrade and remove them;
-#                     SHORT=1 for the default kernel only, in half the time
+#                     SHORT=1 for the default kernel only, in half the time; after a failure CASE=step
+#                     goes on with the system that is left
 # make clean          remove what was built
 #
 # Everything but the first, install, dist and clean sets up what is missing, in a cache folder outside
@@ -159,7 +160,7 @@ deb rpm: dist
 
 test-packages: deb
 	$(lab) setup system
-	$(lab) run tests/packages/run $(if $(SHORT),--short)
+	$(lab) run tests/packages/run $(if $(SHORT),--short) $(if $(CASE),--case $(CASE))
 
 clean:
 	scripts/tree clean

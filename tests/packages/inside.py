@@ -5,6 +5,7 @@ The names of the steps are the arguments. What is printed here ends up on the ho
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -83,7 +84,8 @@ def journal() -> str:
 @step
 def module_from_source_loads() -> None:
     """The module that was built from the archive loads, and can be unloaded."""
-    run("insmod", HERE / "from-source" / f"{os.uname().release}.ko")
+    [module] = (HERE / "from-source" / os.uname().release).iterdir()
+    run("insmod", module)
     true(Path("/sys/module/scoutfs_fence").exists(), "scoutfs_fence is loaded")
     run("rmmod", "scoutfs_fence")
 
@@ -98,19 +100,28 @@ def module_is_loaded_with_the_filesystem() -> None:
     true(version == installed, f"{version} is loaded, {installed} is installed")
 
 
+def commands_of_readme() -> list[str]:
+    """What README says to do once the packages are installed, but for editing."""
+    [block] = re.findall(
+        r"^apt install \./dist/\*\.deb .*\n((?:.+\n)*)```$", (HERE / "README.md").read_text(), re.M
+    )
+    commands = [line.partition(" #")[0].rstrip() for line in block.splitlines()]
+    true("scoutfs-fenced check" in commands, f"README ends with a check: {commands}")
+    return [command for command in commands if not command.startswith("editor ")]
+
+
 @step
 def unit_is_active() -> None:
-    """The agent starts once it has a command, and takes the name of scoutfs-utils's unit."""
+    """As README says it, the agent starts; it takes the name of scoutfs-utils's unit."""
     true(shown("ActiveState") == "inactive", "it does not start before it is told to")
     COMMAND.write_text(f"#!/bin/sh\nuntil [ -e {GO} ]; do sleep 0.1; done\n")
     COMMAND.chmod(0o755)
     GO.touch()
-    run("systemctl", "enable", "--now", UNIT)
+    for command in commands_of_readme():
+        print(f"$ {command}\n{run('sh', '-c', command).strip()}", flush=True)
     true(shown("ActiveState") == "active", f"{UNIT} is active: {run('systemctl', 'status', UNIT)}")
     name = run("systemctl", "show", "--property=Id", "--value", "scoutfs-fenced.service").strip()
     true(name == UNIT, f"scoutfs-fenced.service is {name}")
-    told = run("scoutfs-fenced", "check")
-    print(told.strip(), flush=True)
 
 
 def fenced(rid: int) -> None:
@@ -168,13 +179,22 @@ def upgrade_loses_nothing() -> None:
 
 @step
 def other_agent_can_take_over() -> None:
-    """Disabling our unit gives the name back to scoutfs-utils's; never do both run."""
-    run("systemctl", "disable", "--now", UNIT)
-    run("systemctl", "start", "scoutfs-fenced.service")
-    theirs = run("systemctl", "show", "--property=FragmentPath", "scoutfs-fenced.service")
-    true(theirs.strip().endswith("/scoutfs-fenced.service"), f"it is theirs: {theirs}")
-    run("systemctl", "stop", "scoutfs-fenced.service")
-    run("systemctl", "enable", "--now", UNIT)
+    """Disabling our unit gives the name back to scoutfs-utils's, and back; never do both run."""
+    theirs = "scoutfs-fenced.service"
+
+    def active() -> list[str]:
+        units = run("systemctl", "list-units", "--plain", "--no-legend", "--state=active", "scoutfs*")
+        return [line.split()[0] for line in units.splitlines()]
+
+    run("systemctl", "disable", "--now", "scoutfs-fence")
+    run("systemctl", "enable", "--now", "scoutfs-fenced")
+    true(active() == [theirs], f"theirs runs, and ours does not: {active()}")
+    path = run("systemctl", "show", "--property=FragmentPath", "--value", theirs).strip()
+    true(path == f"/usr/lib/systemd/system/{theirs}", f"it is theirs: {path}")
+    run("systemctl", "disable", "--now", "scoutfs-fenced")
+    run("systemctl", "enable", "--now", "scoutfs-fence")
+    true(active() == [UNIT], f"ours runs, and theirs does not: {active()}")
+    fenced(0x2F1A90C37BE5D469)
 
 
 @step
