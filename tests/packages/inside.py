@@ -183,7 +183,8 @@ def other_agent_can_take_over() -> None:
     theirs = "scoutfs-fenced.service"
 
     def active() -> list[str]:
-        units = run("systemctl", "list-units", "--plain", "--no-legend", "--state=active", "scoutfs*")
+        options = ("--plain", "--no-legend", "--state=active")
+        units = run("systemctl", "list-units", *options, "scoutfs*")
         return [line.split()[0] for line in units.splitlines()]
 
     run("systemctl", "disable", "--now", "scoutfs-fence")
