@@ -71,7 +71,10 @@ use crate::{
         wait_queue::WaitQueue, //
     },
     notify::Notifier,
-    request::Removal,
+    request::{
+        Event,
+        Removal, //
+    },
     table::{
         Reservation,
         Table,
@@ -377,7 +380,7 @@ impl Mount {
         for request in mem::replace(&mut admin.by_rid, RBTree::new()).values() {
             request.with_state(|state| {
                 glue::trace_dropped(&this.label, request.rid);
-                state.remove(Removal::Dropped);
+                state.events.queue(Event::Removed(Removal::Dropped));
             });
             Self::queue_notify(this, request.as_arc_borrow());
             request.remove_directory();

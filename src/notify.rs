@@ -86,7 +86,7 @@ impl Notifier {
         memalloc_nofs(|| {
             let mut sender = self.sender.lock();
             while let Some(request) = self.next() {
-                while let Some(transition) = request.with_state(|state| state.next_transition()) {
+                while let Some(transition) = request.with_state(|state| state.events.next()) {
                     log(&request, transition.event);
                     wake_pollers(&request, &transition);
                     // An agent that relies on uevents also scans the directories now and then, as

@@ -45,9 +45,10 @@ pub(crate) fn reason_name(reason: c_int) -> &'static str {
 }
 
 /// The status of a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Status {
     /// Not answered.
+    #[default]
     Pending,
     /// The mount can no longer write.
     Fenced,
@@ -106,7 +107,8 @@ pub(crate) struct Transition {
 }
 
 /// The events of one request that are still to be sent.
-struct PendingEvents {
+#[derive(Default)]
+pub(crate) struct PendingEvents {
     /// In the order in which they happen.
     events: [Option<Event>; 4],
     /// Whether it was added and its removal has not been sent.
@@ -116,15 +118,8 @@ struct PendingEvents {
 }
 
 impl PendingEvents {
-    fn new() -> Self {
-        Self {
-            events: [None; 4],
-            active: false,
-            sent: Status::Pending,
-        }
-    }
-
-    fn queue(&mut self, event: Event) {
+    /// Queues an event that has happened.
+    pub(crate) fn queue(&mut self, event: Event) {
         let position = match event {
             Event::Added => 0,
             Event::Fenced(_) => 1,
@@ -137,7 +132,7 @@ impl PendingEvents {
 
     /// Takes the next event: in the order in which they happened, none before the request is added
     /// and none after it is removed.
-    fn next(&mut self) -> Option<Transition> {
+    pub(crate) fn next(&mut self) -> Option<Transition> {
         if !self.active {
             return None;
         }
@@ -161,7 +156,7 @@ pub(crate) struct RequestState {
     started: Jiffies,
     deadline: Jiffies,
     status: Status,
-    events: PendingEvents,
+    pub(crate) events: PendingEvents,
 }
 
 impl RequestState {
@@ -172,7 +167,7 @@ impl RequestState {
             started: now,
             deadline: now.saturating_add(msecs_to_jiffies(timeout_ms)),
             status: Status::Pending,
-            events: PendingEvents::new(),
+            events: PendingEvents::default(),
         }
     }
 
@@ -212,21 +207,6 @@ impl RequestState {
             self.events.queue(Event::Failed(failure));
         }
         changed
-    }
-
-    /// The request is listed, and its directory complete.
-    pub(crate) fn add(&mut self) {
-        self.events.queue(Event::Added);
-    }
-
-    /// The request is no longer listed.
-    pub(crate) fn remove(&mut self, removal: Removal) {
-        self.events.queue(Event::Removed(removal));
-    }
-
-    /// Takes the next event to be sent.
-    pub(crate) fn next_transition(&mut self) -> Option<Transition> {
-        self.events.next()
     }
 
     /// Whether the mount was fenced and the request has not failed since.
@@ -407,7 +387,7 @@ mod tests {
     const FREED: Event = Event::Removed(Removal::Freed);
 
     fn queued(events: &[Event]) -> PendingEvents {
-        let mut pending = PendingEvents::new();
+        let mut pending = PendingEvents::default();
         for event in events {
             pending.queue(*event);
         }
@@ -426,7 +406,7 @@ mod tests {
         }
         check!(sent(&mut pending).is_none());
 
-        let mut pending = PendingEvents::new();
+        let mut pending = PendingEvents::default();
         for event in all {
             pending.queue(event);
             check!(sent(&mut pending) == Some(event));

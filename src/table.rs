@@ -12,6 +12,7 @@ use crate::{
     },
     request::{
         reason_class,
+        Event,
         Failure,
         Removal,
         RequestState,
@@ -118,7 +119,7 @@ impl<T: TableEntry> Table<T> {
     pub(crate) fn add(&mut self, entry: Arc<T>, reservation: Reservation<T>) {
         let key = self.key(&entry);
         let state = entry.state().access_mut(self);
-        state.add();
+        state.events.queue(Event::Added);
         if state.has_failed() {
             self.count_failure();
         }
@@ -132,7 +133,7 @@ impl<T: TableEntry> Table<T> {
         let key = self.key(entry);
         let removed = self.index(key).remove(&key)?;
         let state = entry.state().access_mut(self);
-        state.remove(Removal::Freed);
+        state.events.queue(Event::Removed(Removal::Freed));
         let failed = state.has_failed();
         self.failed -= usize::from(failed);
         self.count_reasons(entry, |count| count - 1);
