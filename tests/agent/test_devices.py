@@ -165,7 +165,7 @@ def test_what_is_missing_is_looked_for_again(
     fake.secret.rename(tmp_path / "later")
 
     async def watch() -> None:
-        watching = asyncio.ensure_future(it.watch(lambda: 0.0, lambda: os.environ))
+        watching = asyncio.ensure_future(it.watch("/nowhere", lambda: 0.0, lambda: os.environ))
 
         async def until_it_is(state: str) -> None:
             end = time.monotonic() + 20
@@ -229,6 +229,56 @@ def test_an_agent_stops_while_its_own_host_is_let_in(world: World, fake: Fake) -
     agent.signal(signal.SIGTERM)
     assert agent.wait() == 0
     assert time.monotonic() - begin < 5
+
+
+def test_own_host_is_let_in_anew_once_it_has_booted(world: World, fake: Fake) -> None:
+    """A device that says "on" may mean what was before the boot; a reload lets in no more."""
+    fake.says('automatic="0"', 'automatic="1"').does("status", "exit 0")
+    hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
+    agent = world.agent(hosts=hosts, monitor=0)
+    assert agent.lines("this host is let in now")
+    agent.signal(signal.SIGHUP)
+    until(lambda: agent.lines("this host is let in$"), "the reload has asked the device")
+    assert fake.actions() == ["status", "on", "status", "status"]
+
+
+def test_own_host_with_a_mount_that_is_let_in_stays_so(world: World, fake: Fake) -> None:
+    """Letting in anew takes the access away for a moment, which what is mounted would notice."""
+    fake.says('automatic="0"', 'automatic="1"').does("status", "exit 0")
+    world.request(rid(1), address="10.0.0.77")
+    hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
+    agent = world.agent(hosts=hosts, monitor=0)
+    assert agent.lines("this host is let in$")
+    assert fake.actions() == ["status"]
+
+
+def test_own_host_is_let_in_once_that_works(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that comes later than the agent lets the host in without a restart."""
+    monkeypatch.setattr(devices_module, "RECHECK", 0.1)
+    fake.says('automatic="0"', 'automatic="1"')
+    fake.does("status", "[ -e disk ] || exit 1; [ -e in ] && exit 0; exit 2").does("on", "touch in")
+    path = tmp_path / "hosts"
+    path.write_text(
+        f"[me]\naddress = 127.0.0.1\nagent = {fake.agent}\nip = 10.0.9.11\nunfence = yes\n"
+    )
+    it = Devices(str(tmp_path))
+    it.set_hosts(read_hosts(str(path)))
+
+    async def watch() -> None:
+        await it.unfence("/nowhere", os.environ)
+        watching = asyncio.ensure_future(it.watch("/nowhere", lambda: 0.0, lambda: os.environ))
+        while fake.actions().count("status") < 3:
+            await asyncio.sleep(0.05)
+        assert "on" not in fake.actions()
+        (fake.folder / "disk").touch()
+        while not (fake.folder / "in").exists():
+            await asyncio.sleep(0.05)
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(watch(), 20))
+    assert capfd.readouterr().out.count("could not be let in") == 1
 
 
 def test_own_host_with_a_mount_is_kept_out(world: World, fake: Fake) -> None:

@@ -5,7 +5,7 @@ Each device is asked for its status every SCOUTFS_FENCED_MONITOR seconds, the de
 another and not all at once. A device that cannot be used, because its fence agent or a secret is
 missing or its parameters are wrong, or that does not answer, is reported once, and once more when
 it is back; the other hosts' devices are not affected. One that cannot be used is looked at again
-every few seconds, and before each use.
+every few seconds, and before each use. So is one that could not let in this agent's own host.
 
 A device that did not answer a fencing in time is remembered as silent for some minutes: levels.py
 takes the levels that are not silent first.
@@ -89,6 +89,10 @@ class Devices:
         self._states: dict[tuple[str, ...], DeviceState] = {}
         # By identity, until when a device counts as silent, as time.monotonic() counts.
         self._silent: dict[tuple[str, ...], float] = {}
+        # By identity, the devices that have let in this agent's own host since it booted, and why
+        # others could not.
+        self._let_in: set[tuple[str, ...]] = set()
+        self._shut_out: dict[tuple[str, ...], str] = {}
         self._changed = asyncio.Event()
 
     def set_hosts(self, hosts: Hosts) -> None:
@@ -201,7 +205,10 @@ class Devices:
         return True
 
     async def watch(
-        self, period: Callable[[], float], environment: Callable[[], Mapping[str, str]]
+        self,
+        sysfs: str,
+        period: Callable[[], float],
+        environment: Callable[[], Mapping[str, str]],
     ) -> None:
         """Watches the devices for ever. `period` is in seconds; 0 asks none of them."""
         while True:
@@ -225,6 +232,7 @@ class Devices:
                 for state in self.states():
                     if state.state == "unusable":
                         await self._look_at(self.calls(environment()), state.device)
+                await self._unfence_again(sysfs, environment())
 
     async def _ask(self, device: Device, environment: Mapping[str, str]) -> None:
         """Asks one device for its status, unless a fencing needs its session meanwhile."""
@@ -253,14 +261,30 @@ class Devices:
 
         Only while nothing is mounted: a host that was fenced while it had a mount must not get its
         access back before that mount is gone, for what it writes is no longer asked for.
+
+        `on` is called also if a device says "on" already: it may mean the registration of a
+        session from before this host booted, by which it can no longer write; and fence_scsi fences
+        others only on a host on which its `on` has run since then.
         """
         calls = self.calls(environment)
-        devices = [device for device in _devices(self.own_hosts()) if device.unfence]
+        devices = self._letting_in()
         await asyncio.gather(*(self._unfence(calls, device, sysfs) for device in devices))
 
+    async def _unfence_again(self, sysfs: str, environment: Mapping[str, str]) -> None:
+        """The same for the devices that could not: a disk may come later than this agent."""
+        calls = self.calls(environment)
+        for device in self._letting_in() if self._shut_out else ():
+            if device.identity in self._shut_out:
+                await self._unfence(calls, device, sysfs)
+
+    def _letting_in(self) -> list[Device]:
+        return [device for device in _devices(self.own_hosts()) if device.unfence]
+
     async def _unfence(self, calls: Calls, device: Device, sysfs: str) -> None:
+        why = self._shut_out.pop(device.identity, None)
         try:
-            if await calls.status(device, UNFENCE, _ignore) == "on":
+            is_on = await calls.status(device, UNFENCE, _ignore) == "on"
+            if is_on and (device.identity in self._let_in or mounted(sysfs)):
                 log.event(f"{device}: this host is let in")
             elif mounted(sysfs):
                 log.event(
@@ -268,14 +292,18 @@ class Devices:
                     "unmount them, or reboot it, and then restart this agent",
                     level=log.ERROR,
                 )
+                return
             else:
-                await calls.switch_on(device, UNFENCE, log.event)
+                await calls.switch_on(device, UNFENCE, _ignore if why else log.event)
                 if await calls.status(device, UNFENCE, _ignore) != "on":
                     raise DeviceError("on succeeded, but by its status it is still off")
                 log.event(f"{device}: this host is let in now")
+            self._let_in.add(device.identity)
         except DeviceError as error:
             self.failed(device, error)
-            log.event(f"{device}: this host could not be let in: {error}", level=log.ERROR)
+            self._shut_out[device.identity] = str(error)
+            if str(error) != why:
+                log.event(f"{device}: this host could not be let in: {error}", level=log.ERROR)
 
 
 def mounted(sysfs: str) -> bool:

@@ -88,7 +88,9 @@ class Server:
         if not stop.done():
             self._spawn(
                 self.scheduler.devices.watch(
-                    lambda: self.settings.monitor, lambda: self.settings.environment
+                    self._sysfs,
+                    lambda: self.settings.monitor,
+                    lambda: self.settings.environment,
                 )
             )
             log.event(f"serving fence requests, as {self.settings.path} says")
