@@ -90,10 +90,14 @@ def test_the_paths_that_documents_link_to_exist(text: str) -> None:
 def test_examples_of_the_hosts_file_have_its_form(tmp_path: Path, text: str) -> None:
     found = re.findall(r"^ *```ini\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
     assert found
+    first, *later = (re.sub("^ +", "", each, flags=re.MULTILINE) for each in found)
+    # Later ones are about a host of the first, unless they are a whole file.
+    whole = [each for each in later if each.startswith("[defaults]")]
+    parts = [each for each in later if each not in whole]
     path = tmp_path / "hosts"
-    # Later ones are about a host of the first.
-    path.write_text("\n".join(re.sub("^ +", "", each, flags=re.MULTILINE) for each in found))
-    assert any(host.name == "node1" for host in hosts.read_hosts(str(path)))
+    for example in ("\n".join([first, *parts]), *whole):
+        path.write_text(example)
+        assert any(host.name == "node1" for host in hosts.read_hosts(str(path)))
 
 
 def test_installing_as_documented_installs_what_is_documented(tmp_path: Path) -> None:
