@@ -29,8 +29,14 @@ use_archives_of() {
 	apt update
 }
 
-# Modules of the kernel that guests need: a disk and a network.
-guest_modules=(virtio_blk virtio_net net_failover failover)
+# Modules of the kernel that guests need: a disk and a network, and what tests/vm/scsi.py makes of iSCSI.
+# Some kernels have part of it built in.
+guest_modules=(
+	virtio_blk virtio_net net_failover failover
+	configfs target_core_mod target_core_file iscsi_target_mod
+	scsi_common scsi_mod sd_mod scsi_transport_iscsi libiscsi libiscsi_tcp iscsi_tcp
+	crc32c_generic crct10dif_common crc-t10dif crc64 crc64-rocksoft t10-pi
+)
 
 # The packages that hold image, headers and source, as lines `NAME VERSION`. The source is the image's:
 # what Debian signs reaches the archive days after the rest, which keeps older sources for that.

@@ -141,7 +141,7 @@ def _unmount(mount: Mount) -> bool:
 
 CaseFunction = Callable[[Case], None]
 ALL: dict[str, CaseFunction] = {}
-# The option of the kernel's configuration that a case needs, if it needs one.
+# The option of the kernel's configuration that a case needs, if it needs one: built in, or `=m`.
 OPTIONS: dict[str, str] = {}
 
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fence devices: from the kernel by way of the agent and fence_ipmilan to a BMC, and back."""
+"""Fence devices: from the kernel by way of the agent to a BMC or a disk, and back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EIO
+from errno import EBADE, EIO
 from pathlib import Path
 
 from agents import Agent, agent
 from bmc import PASSWORD, Bmc
-from case import Case, case
-from fence import Finished, equal, true
+from case import Case, case, case_with
+from fence import Finished, equal, fails_with, true
+from scsi import OPTION, SharedDisk, shared_disk
 
 # An emulated guest with other work beside it takes half a minute for its first start of a fence
 # agent, which is written in Python, as is the agent.
@@ -90,3 +91,58 @@ def device_that_fails_is_an_error(case: Case) -> None:
         equal(mount.wait_fenced(0), -EIO)
         true(bmc.is_on(), "the host is on")
         true(not it.called_with(), "no command was run")
+
+
+@case_with(OPTION)
+def device_keeps_a_host_away_from_the_disk(case: Case) -> None:
+    """
+    Once fence_scsi has fenced a host, what it writes gets a reservation conflict and does not reach
+    the disk.  A host whose key was never registered is not reported as fenced.
+    """
+    case.set_timeout_ms(SECONDS * 1000)
+    with shared_disk("node1", "node2") as disk, agent() as it:
+        # node2 holds the reservation. This host, node1, was let in before it booted: it is still
+        # registered, and fence_scsi does not know its key, without which it fences no other.
+        disk.let_in("node2", "b2")
+        disk.register("node1", "a1")
+        use_disk(it, disk)
+        it.begin()
+        equal(disk.keys(), {"a1", "b2"})
+        # Now it may be mounted.
+        mount = case.mount()
+        disk.write("node1", "A")
+        disk.write("node2", "B")
+
+        # fence_scsi says that it is off already.
+        case.expect_error_line(mount, 0xCC)
+        unknown = mount.started(0xCC, "10.0.0.13")
+        unknown.until_failed(SECONDS)
+        equal(unknown.read("fenced"), "0\n")
+        true("was never seen to be on" in it.output.read_text(), "the log tells why")
+        equal(mount.free(0xCC), 0)
+        equal(disk.keys(), {"a1", "b2"})
+        disk.write("node2", "C")
+        equal(disk.content(), "C")
+
+        request = mount.started(0xBB, "10.0.0.12")
+        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        fails_with(EBADE, disk.write, "node2", "D")
+        fails_with(EBADE, disk.write, "node2", "E")
+        equal(disk.content(), "C")
+        equal([request.read("fenced"), request.read("error")], ["1\n", "0\n"])
+        equal(disk.keys(), {"a1"})
+        disk.write("node1", "F")
+        equal(disk.content(), "F")
+        true(not it.called_with(), "no command was run")
+
+
+def use_disk(it: Agent, disk: SharedDisk) -> None:
+    """Has the agent, on node1, fence node2 and node3 by the disk as node1 sees it."""
+    hosts = it.folder / "hosts"
+    hosts.write_text(
+        f"[defaults]\nagent = fence_scsi\nunfence = yes\ndevices = {disk.device('node1')}\n"
+        "[node1]\naddress = 127.0.0.1\nkey = a1\n"
+        "[node2]\naddress = 10.0.0.12\nkey = b2\n"
+        "[node3]\naddress = 10.0.0.13\nkey = c3\n"
+    )
+    it.configure("exit 0", hosts=hosts, retries=0)
