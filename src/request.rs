@@ -173,7 +173,7 @@ impl RequestState {
 
     /// Whether it was started for a reason of this class.
     pub(crate) fn has_reason(&self, class: usize) -> bool {
-        self.reasons & 1 << class != 0
+        self.reasons & (1 << class) != 0
     }
 
     /// Adds a reason class; returns whether it is new.
