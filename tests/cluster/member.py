@@ -22,10 +22,12 @@ import subprocess
 import tempfile
 import threading
 import time
+import traceback
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import kernel
 from disk import SLOTS, Content, Disk, Reclaim, Stamp
@@ -315,16 +317,21 @@ class Member:
         why = "another host leads, or it hears no other"
         try:
             self._take_over()
-            while self._leads:
+            while self._leads_in(term):
                 self._serve()
         except SteppedDown as reason:
             # A wait that ends because this host has stepped down already is no reason.
-            if self._leads:
+            if self._leads_in(term):
                 why = str(reason)
         self._mount.stop()
-        self._not_before = time.monotonic() + SECONDS_BETWEEN_TRIES
-        self._leads = False
+        if self._term == term:
+            self._not_before = time.monotonic() + SECONDS_BETWEEN_TRIES
+            self._leads = False
         self._reporter.event("steps-down", rid=f"{self.rid:016x}", term=term, why=why)
+
+    def _leads_in(self, term: int) -> bool:
+        """Whether this host leads and was not elected again meanwhile."""
+        return self._leads and self._term == term
 
     def _missing(self) -> list[Missing]:
         """The mounts that hold something and are silent, or that another life has followed."""
@@ -474,6 +481,15 @@ def obey(agent: Agent, reporter: Reporter) -> None:
                 report_threads(reporter)
 
 
+def die(reporter: Reporter, error: BaseException | None) -> NoReturn:
+    """Reports what no part of the program expected, and ends it, whichever thread it was."""
+    for line in traceback.format_exception(error):
+        reporter.line(line.rstrip())
+    reporter.event("died", why=repr(error).replace(" ", "_"))
+    time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     """Boots the host into the cluster."""
     found = re.search(r"\bcluster\.slot=(\d+)", Path("/proc/cmdline").read_text())
@@ -486,15 +502,14 @@ def main() -> None:
     set_up_network(slot)
     tell_which_host_this_is(slot)
     kernel.load_both()
+    threading.excepthook = lambda failure: die(reporter, failure.exc_value)
     agent = Agent(reporter)
     threading.Thread(target=obey, args=[agent, reporter], daemon=True).start()
     reporter.event("up", slot=slot)
     try:
         Member(slot, reporter).run()
     except BaseException as error:
-        reporter.event("died", why=repr(error).replace(" ", "_"))
-        time.sleep(1)
-        raise
+        die(reporter, error)
 
 
 if __name__ == "__main__":
