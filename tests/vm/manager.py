@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import kernel
@@ -111,10 +111,9 @@ def systemd() -> Iterator[Systemd]:
         )
     try:
         watch = Stopwatch()
-        while not (pids := _pids()):
+        while (pid := _child_of(unshare.pid)) is None:
             watch.at_most(SECONDS_TO_START)
             time.sleep(0.05)
-        [pid] = pids
         it = Systemd(pid)
         while it.run("systemctl", "is-active", "systemd-journald").stdout.strip() != "active":
             if unshare.poll() is not None or watch.seconds() > SECONDS_TO_START:
@@ -135,6 +134,15 @@ def systemd() -> Iterator[Systemd]:
 
 
 def _pids() -> list[int]:
-    """The guest's systemd: one, or none if it does not run yet or any more."""
+    """The guest's systemd, and what it has started that runs no other program yet."""
     done = subprocess.run(["pidof", "systemd"], stdout=subprocess.PIPE, text=True, check=False)
     return [int(pid) for pid in done.stdout.split()]
+
+
+def _child_of(parent: int) -> int | None:
+    """The systemd that this process has started, if it runs yet."""
+    for pid in _pids():
+        with suppress(FileNotFoundError):
+            if f"\nPPid:\t{parent}\n" in Path(f"/proc/{pid}/status").read_text():
+                return pid
+    return None
