@@ -2,7 +2,8 @@
 
 //! The parameter, log lines and tracepoints of this module, which `src/glue.c` declares.
 //!
-//! C code prints the lines: the kernel crate's `pr_*!` have a prefix of their own.
+//! C code prints the lines: the kernel crate's `pr_*!` print with `%pA`, which kernels that were
+//! built without Rust do not know.
 //!
 //! C header: [`include/linux/printk.h`](srctree/include/linux/printk.h)
 

@@ -45,7 +45,7 @@ FULL = Bounds(
     sent=1.30,
     # The write to `fenced` is at 0.30 on Debian's default kernel, for the way down a tree.
     growth=0.35,
-    # There a floor's only waiter runs before the floor's events are sent, and ours at 1.69.
+    # There a single waiter is at 1.69, of a floor that is a sixth of that on Linux 7.3.
     waking=2.0,
     late_waking=4.0,
     memory=2.0,

@@ -89,8 +89,8 @@ class Devices:
         self._states: dict[tuple[str, ...], DeviceState] = {}
         # By identity, until when a device counts as silent, as time.monotonic() counts.
         self._silent: dict[tuple[str, ...], float] = {}
-        # By identity, the devices that have let in this agent's own host since it booted, and why
-        # others could not.
+        # By identity, the devices that have let in this agent's own host since the agent began, and
+        # why others could not.
         self._let_in: set[tuple[str, ...]] = set()
         self._shut_out: dict[tuple[str, ...], str] = {}
         self._changed = asyncio.Event()
