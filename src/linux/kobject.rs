@@ -95,6 +95,13 @@ unsafe fn bytes_of<'a>(string: *const ffi::c_char) -> &'a [u8] {
 /// Holds a reference to its parent. Dropping it sleeps until no file in the directory is being read
 /// or written; files that are still open then fail with `ENODEV`.
 ///
+/// # Examples
+///
+/// ```ignore
+/// let outer = Directory::create(c_str!("outer"), Kobject::fs())?;
+/// let inner = Directory::create(c_str!("inner"), &outer)?;
+/// ```
+///
 /// # Invariants
 ///
 /// The pointer is to a kobject that has been added to sysfs, and this owns a reference to it. It is

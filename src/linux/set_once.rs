@@ -23,6 +23,15 @@ const SET: u8 = 2;
 
 /// A value that is set at most once, and never dropped: on unload the module empties it.
 ///
+/// # Examples
+///
+/// ```ignore
+/// static COUNTER: SetOnce<Mutex<u32>> = SetOnce::new();
+///
+/// COUNTER.populate(new_mutex!(0))?;
+/// *COUNTER.as_ref().ok_or(ENODEV)?.lock() += 1;
+/// ```
+///
 /// # Invariants
 ///
 /// While `state` is `SET`, `value` is initialised, pinned and only borrowed shared. While it is

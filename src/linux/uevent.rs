@@ -55,6 +55,14 @@ const NAME: usize = 31;
 /// its directory takes from it. So this has a kobject that never gets into sysfs, has no parent,
 /// and is given a whole path for a name.
 ///
+/// # Examples
+///
+/// ```ignore
+/// let kset = Kset::create(c_str!("outer"), Kobject::fs())?;
+/// let mut sender = UeventSender::new(&kset, &parent)?;
+/// sender.send(&"child", Action::Add, variables)?;
+/// ```
+///
 /// # Invariants
 ///
 /// The pointer is to an initialised kobject that is not in sysfs, has no parent, and has no other

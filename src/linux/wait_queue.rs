@@ -25,6 +25,15 @@ use kernel::{
 ///
 /// Unlike the kernel crate's `CondVar` it has waits that are uninterruptible and have a timeout.
 ///
+/// # Examples
+///
+/// ```ignore
+/// // The condition takes the lock under which other tasks change the list.
+/// let (item, remaining) = queue
+///     .wait_event_timeout(msecs_to_jiffies(100), || list.lock().pop_front())
+///     .ok_or(ETIMEDOUT)?;
+/// ```
+///
 /// # Invariants
 ///
 /// `head` is initialised.
