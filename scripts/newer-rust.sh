@@ -9,7 +9,7 @@
 # structures, and the compiler gets the flags that its configuration wants. Only rust/ is built there.
 # Modules are then built by the older kernel's makefiles, except for the one Rust file, see Kbuild.
 
-# The first Linux whose kernel crate has what the module uses, and the first that this was tried with.
+# The first Linux whose kernel crate the module can use, and the oldest that this was tried with.
 first_crate=6.12
 first_tried=6.1
 
@@ -17,13 +17,13 @@ is_before() {
 	[[ $1 != "$2" && $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]
 }
 
-# A kernel with Rust in it takes no other crate than its own.
+# A kernel built with Rust has to be used with its own crate.
 check_crate() {
 	[[ $(option RUST) != y ]] || ! is_before "$1" "$first_crate" ||
 		die "Linux $1 is too old: the Rust in it has not yet what this module uses, as Linux $first_crate has."
 }
 
-# The source that Rust comes from.
+# The source of the kernel crate.
 find_rust_source() {
 	local version=$1 series
 	if [[ -n ${RUST_SOURCE-} ]]; then
@@ -46,8 +46,8 @@ find_rust_source() {
 	die "the Rust of Linux $version is too old for this module, which takes that of a newer source instead; install one with: apt-get install linux-source-$first_crate (or name a folder or tar archive with RUST_SOURCE=...)."
 }
 
-# What the newer crates expect of C, and the older kernel has in another way. Functions that the module
-# never calls become ones that fail.
+# Adapts the newer crates to the older kernel's C code. Functions that the module never calls are replaced
+# by ones that fail.
 adapt_newer_rust() {
 	local rust=$1/rust
 	cat >>"$rust/bindgen_parameters" <<-END
@@ -68,8 +68,8 @@ rust_only: scripts\
 	@printf '"'%s\\\\n'"' $(filter-out -Zfunction-sections=y,$(KBUILD_RUSTFLAGS)) >rust/rustflags' "$1/Makefile"
 }
 
-# What the newer source's Kconfig has options for, and the older one's may not: facts of the compiler, and
-# where functions begin.
+# Options of the newer source's Kconfig that the older one may lack: facts of the compiler, and the
+# alignment of functions.
 new_options() {
 	mkdir "$2" &&
 		cp "$making/build/.config" "$2/" &&
@@ -91,7 +91,7 @@ configure_newer_rust() {
 		cat "$1/.config" "$new" |
 		sed -nE 's/^(CONFIG_[A-Z0-9_]*)=([ym])$/--cfg=\1\n--cfg=\1="\2"/p' |
 		grep -v '=CONFIG_BLOCK\b' >"$generated/generated/rustc_cfg" &&
-		# Newer than what it is made from, so that it is not made again.
+		# Newer than their sources, so that make keeps them.
 		touch "$generated"/{config/auto.conf,generated/autoconf.h,generated/rustc_cfg} &&
 		: >"$generated/config/auto.conf.cmd"
 }

@@ -181,12 +181,12 @@ def kernel_log(story: Story) -> Iterator[None]:
     over = threading.Event()
 
     def listen(log: kernel.KernelLog) -> None:
-        told = 0
+        shown = 0
         while not over.wait(0.01):
             lines = log.of_module()
-            for line in lines[told:]:
+            for line in lines[shown:]:
                 story.tell("kernel", line.text)
-            told = len(lines)
+            shown = len(lines)
 
     with kernel.KernelLog() as log:
         listener = threading.Thread(target=listen, args=[log], daemon=True)

@@ -11,7 +11,7 @@
 # Debian ships no Rust metadata in its headers, and its default kernel has no Rust at all:
 # scripts/rust-build-tree makes what is missing.
 
-# Has apt know the archives of another release than that of the root, and nothing of the root's packages.
+# Makes apt use the archives of another release than the root's, and ignore the root's packages.
 use_archives_of() {
 	local suite=$1 folder=$2
 	mkdir -p "$folder/lists/partial"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# Is this host fit for a set-up? Root gets what is missing installed; anybody else is told.
+# Checks that this host can run a set-up. As root it installs missing packages, else it names them.
 
-# What a set-up needs at most, much of it only while it works.
+# Gigabytes that a set-up needs at most, much of it only while it runs.
 declare -A gigabytes=([toolchain]=4 [guest]=1 [packaging]=2 [system]=3 [kernel]=3)
 
 # Debian's packages that are missing here.

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# What the makers of kernels share. A maker, kernels/NAME, runs as `NAME FOLDER` in the toolchain
-# root and leaves in that folder:
+# Functions for the makers of kernels. A maker, kernels/NAME, runs as `NAME FOLDER` in the toolchain
+# root and creates in that folder:
 #
-#     vmlinuz    what QEMU boots
-#     release    its release, as `uname -r` tells it
+#     vmlinuz    the image that QEMU boots
+#     release    its release, as `uname -r` prints it
 #     build/     the tree to build modules against
 #     source/    Linux's source
 #
-# A line `# takes: TIME` in the maker tells how long that is.
+# A line `# takes: TIME` in the maker says how long it usually takes.
 
-# One line for the person who waits, among the many in the log.
+# Prints a line of progress, which the lab shows; the rest of the output goes to the log.
 say() {
 	echo "== $*"
 }
 
-# The user that apt downloads as elsewhere may not look into the cache folder.
+# apt's sandbox user has no access to the cache folder.
 apt() {
 	apt-get -o APT::Sandbox::User=root -qq "$@"
 }
 
-# Prints `NAME VERSION` of all Linux packages that installing the given ones would bring, from the
-# suite if one is named: how Debian cuts the kernel into packages changes from time to time.
+# Prints `NAME VERSION` of all Linux packages that the given ones depend on, from the suite if one is
+# named: Debian splits the kernel into other packages from time to time.
 linux_packages() {
 	local suite=$1
 	shift

@@ -5,21 +5,21 @@
 #
 #     make_linux FOLDER [VARIABLE=VALUE...]
 #
-# The variables are for make. The maker that calls it defines a function `options`, which prints
-# what it sets besides what stands here.
+# The variables are for make. The calling maker defines a function `options`, which prints the
+# options that it sets besides the common ones.
 
 source_package=linux-source-6.12
 
-# What is to be set beyond `allnoconfig`. What these select need not stand here.
+# The options of all these kernels, on top of `allnoconfig`. Options that these select are not listed.
 common_options() {
 	cat <<-END
-		# So that nothing is set because most people would want it.
+		# Without it some options default to y even in allnoconfig.
 		CONFIG_EXPERT=y
 		CONFIG_PROCESSOR_SELECT=y
 
-		# A machine of QEMU's, its memory disk, and its serial consoles. It has no other disk, and
-		# nothing on a bus is used. ACPI is for the second processor and for a timer to measure
-		# the others by; without PCI it takes no more than that from its tables, and says so.
+		# QEMU's machine, its initramfs and its serial consoles. No disk, no bus. ACPI brings up
+		# the second processor and a timer that calibrates the others; without PCI it uses no
+		# more of its tables than that, and logs so.
 		CONFIG_64BIT=y
 		CONFIG_SMP=y
 		CONFIG_HYPERVISOR_GUEST=y
@@ -39,7 +39,7 @@ common_options() {
 		CONFIG_HZ_250=y
 		CONFIG_PREEMPT=y
 
-		# What programs expect.
+		# System calls and filesystems that the guest's programs use.
 		CONFIG_BINFMT_ELF=y
 		CONFIG_BINFMT_SCRIPT=y
 		CONFIG_MULTIUSER=y
@@ -77,7 +77,7 @@ common_options() {
 		CONFIG_CGROUPS=y
 		CONFIG_SECCOMP=y
 
-		# Modules, in Rust, and what finds their faults at little cost.
+		# Modules, in Rust, and the checks that cost little.
 		CONFIG_MODULES=y
 		CONFIG_MODULE_UNLOAD=y
 		CONFIG_RUST=y
@@ -92,8 +92,8 @@ common_options() {
 	END
 }
 
-# What finds faults at whatever cost, beside a sanitizer of memory.
-watching_options() {
+# The expensive checks, except for KASAN and KCSAN.
+checking_options() {
 	cat <<-END
 		CONFIG_DEBUG_KMEMLEAK=y
 		CONFIG_UBSAN=y
@@ -104,13 +104,13 @@ watching_options() {
 		CONFIG_RUST_DEBUG_ASSERTIONS=y
 		CONFIG_RUST_OVERFLOW_CHECKS=y
 
-		# Locks, and waiting. Emulated processors may get no time for a while.
+		# Locks, and waiting. The host may not run an emulated processor for a while.
 		CONFIG_PROVE_LOCKING=y
 		CONFIG_DEBUG_ATOMIC_SLEEP=y
 		CONFIG_DEFAULT_HUNG_TASK_TIMEOUT=60
 		CONFIG_RCU_CPU_STALL_TIMEOUT=60
 
-		# The life of objects.
+		# Lifetimes of objects.
 		CONFIG_DEBUG_OBJECTS=y
 		CONFIG_DEBUG_OBJECTS_FREE=y
 		CONFIG_DEBUG_OBJECTS_TIMERS=y
@@ -124,7 +124,7 @@ watching_options() {
 		CONFIG_FAULT_INJECTION_DEBUG_FS=y
 		CONFIG_FAULT_INJECTION_STACKTRACE_FILTER=y
 
-		# Each allocation and each lock notes who calls, which this makes cheap.
+		# Each allocation and each lock records its stack, which frame pointers make cheap.
 		CONFIG_UNWINDER_FRAME_POINTER=y
 		CONFIG_INIT_STACK_NONE=y
 	END
@@ -143,7 +143,7 @@ fetch_linux() {
 	rm -r "$folder/packages"
 }
 
-# Whoever builds modules against the kernel has to use its compiler, too.
+# Modules are built with the kernel's compiler.
 keep_variables() {
 	local file=$1
 	shift
@@ -151,12 +151,12 @@ keep_variables() {
 	echo 'include Makefile' >>"$file"
 }
 
-# An option that its dependencies switch off again is dropped without a word.
+# Kconfig drops options with unmet dependencies silently.
 check_options() {
 	local wanted=$1 missing
 	missing=$(grep '^CONFIG_' "$wanted" | grep -vxFf "${wanted%/*}/.config" || true)
 	[[ -z $missing ]] ||
-		die "Linux does not take these options: $(paste -sd' ' <<<"$missing"); mend $0."
+		die "Linux drops these options: $(paste -sd' ' <<<"$missing"); mend $0."
 }
 
 make_linux() {

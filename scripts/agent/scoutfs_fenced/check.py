@@ -89,7 +89,7 @@ class _Checks:
                 return False, [f"{subject}: {error}", *said]
         ignored = [found[1] for found in map(IGNORED.search, said) if found]
         if ignored:
-            return False, [f"{subject}: it ignores what it was told", *ignored]
+            return False, [f"{subject}: the fence agent ignores parameters", *ignored]
         if status == "off":
             up = await self._is_up(host)
             if up is not None:

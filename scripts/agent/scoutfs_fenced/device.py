@@ -84,7 +84,7 @@ ON_SECONDS = 60.0
 
 HIDDEN = "***"
 
-# Stands for a character of which only a part was read.
+# Replaces a character of which only a part was read.
 REPLACEMENT = "\ufffd"
 
 
@@ -187,7 +187,7 @@ class Calls:
         try:
             usable = await asyncio.wait_for(self.usable(device), seconds)
         except asyncio.TimeoutError:
-            raise DeviceError(f"{device.agent} has not told its metadata in time") from None
+            raise DeviceError(f"{device.agent} did not print its metadata in time") from None
         hide = hiding(usable.secrets)
         lines = {"action": action, **usable.given}
         try:

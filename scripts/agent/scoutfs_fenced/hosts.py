@@ -214,13 +214,13 @@ class Hosts:
 
 @dataclass
 class Section:
-    """What stands below one header, for one host, with the numbers of the lines."""
+    """The parameters below one header, for one host, with the numbers of their lines."""
 
     host: str
     level: int
     device: str
     line: int
-    # The number of the host, where its name has one.
+    # The number in the host's name, if it has one.
     number: int | None = None
     values: dict[str, Value] = field(default_factory=dict)
 
@@ -587,7 +587,7 @@ def _check_name(key: str, value: Value) -> None:
     if SECRET.fullmatch(key):
         raise HostsError(
             value.line,
-            "a secret must not stand here: write it into a file that only root may read, "
+            "a secret is not allowed here: write it into a file that only root may read, "
             f"and name that with {key}_file",
         )
     if SECRET_SCRIPT.fullmatch(key):
@@ -616,7 +616,7 @@ def read_secret(path: str) -> str:
     if not os.path.isabs(path):
         raise SecretError(f"the file of a secret is named by its whole path, not '{path}'")
     try:
-        # What is not a file at all must not keep anybody waiting.
+        # O_NONBLOCK: opening a FIFO must not block.
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             status = os.fstat(file)
