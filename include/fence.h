@@ -3,13 +3,13 @@
  * The C interface of scoutfs_fence: a filesystem requests that other mounts of
  * its cluster be fenced, and gets the results.
  *
- * A superblock is only an identity here: nothing behind the pointer is read but
- * its device number.  Every function that returns an int returns -EINVAL for a
+ * A superblock is only an identity here: the module reads nothing from it except
+ * for its device number.  Every function that returns an int returns -EINVAL for a
  * null pointer and, with a rate-limited line in the log, -ENODEV for a
  * superblock that is not set up.  All are for task context.
  *
- * No function but scoutfs_fence_destroy() waits for uevents, for the console or
- * for another mount, and none recurses into the filesystem to allocate memory.
+ * Only scoutfs_fence_destroy() waits for uevents, the console or another mount.
+ * No function recurses into the filesystem to allocate memory.
  */
 #ifndef _SCOUTFS_FENCE_H_
 #define _SCOUTFS_FENCE_H_
@@ -94,9 +94,9 @@ int scoutfs_fence_setup(struct super_block *sb);
 int scoutfs_fence_setup_under(struct super_block *sb, struct kobject *parent);
 
 /*
- * A filesystem that is compiled with -DSCOUTFS_FENCE_PARENT=function, a function
- * of its own that returns a superblock's directory, has its requests there after
- * a plain scoutfs_fence_setup(sb).
+ * For a filesystem that is compiled with -DSCOUTFS_FENCE_PARENT=function, where
+ * its function returns a superblock's directory, scoutfs_fence_setup(sb) puts the
+ * requests below that directory.
  */
 #ifdef SCOUTFS_FENCE_PARENT
 struct kobject *SCOUTFS_FENCE_PARENT(struct super_block *sb);
