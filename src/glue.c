@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What Rust cannot do on every supported kernel: export symbols, declare module
- * parameters with bounds, define tracepoints, print, and call the kernel's
- * macros and static inline functions.
+ * Everything that Rust cannot do on every supported kernel: export symbols,
+ * declare module parameters with bounds, define tracepoints, print, and call the
+ * kernel's macros and static inline functions.
  */
 #include <linux/kernel.h>
 #include <linux/kobject.h>
@@ -18,7 +18,7 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* What KobjAttribute of src/linux/sysfs.rs mirrors. */
+/* KobjAttribute of src/linux/sysfs.rs mirrors this layout. */
 static_assert(offsetof(struct kobj_attribute, attr) == 0);
 static_assert(offsetof(struct kobj_attribute, show) == sizeof(struct attribute));
 static_assert(offsetof(struct kobj_attribute, store) ==
@@ -49,7 +49,7 @@ static unsigned int timeout_ms = TIMEOUT_MS_DEFAULT;
 
 static int timeout_ms_set(const char *value, const struct kernel_param *kp)
 {
-	/* A number too large for the variable is out of bounds too, and not -ERANGE. */
+	/* A number too large for the variable is out of bounds: -EINVAL, not -ERANGE. */
 	return param_set_uint_minmax(value, kp, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX) ? -EINVAL : 0;
 }
 
@@ -81,7 +81,7 @@ void scoutfs_fence_glue_init_delayed_work(struct delayed_work *dwork,
 					  struct lock_class_key *timer_key)
 {
 	INIT_DELAYED_WORK(dwork, func);
-	/* Not the macro's lock classes, which every caller of this function would share. */
+	/* Replaces the macro's lock classes, which all callers of this function would share. */
 	lockdep_init_map(&dwork->work.lockdep_map, name, key, 0);
 	lockdep_init_map(&dwork->timer.lockdep_map, timer_name, timer_key, 0);
 }
@@ -106,7 +106,7 @@ void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
-/* The line is the one that scoutfs prints of a mount. */
+/* scoutfs prints its errors in the same form. */
 void scoutfs_fence_glue_log_error(const char *mount, const char *text, size_t len)
 {
 	pr_err("%s error: %.*s\n", mount, (int)len, text);
@@ -163,7 +163,7 @@ int __wrap__printk(const char *fmt, ...)
 	va_start(args, fmt);
 	if (strstarts(fmt + 2, "%s"))
 		module = va_arg(args, const char *);
-	/* What did not fit counts as well. */
+	/* @end includes the text that did not fit. */
 	end = rust_fmt_argument(text, last, va_arg(args, void *));
 	va_end(args);
 	*min(end, last) = '\0';

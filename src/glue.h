@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What src/glue.c does for the Rust code.  bindgen reads this file, and
- * include/fence.h through it, so neither side can drift from the other.
+ * Functions that src/glue.c provides for the Rust code.  bindgen reads this file
+ * and include/fence.h, so the declarations on both sides agree.
  */
 #ifndef _SCOUTFS_FENCE_GLUE_H_
 #define _SCOUTFS_FENCE_GLUE_H_
@@ -29,7 +29,7 @@ int scoutfs_fence_glue_print_ipv6(char *buf, size_t size, const u8 addr[16]);
 unsigned int scoutfs_fence_glue_memalloc_nofs_save(void);
 void scoutfs_fence_glue_memalloc_nofs_restore(unsigned int flags);
 
-/* Log lines of a mount.  @text is not NUL-terminated.  Sleep as printk does. */
+/* Log lines of a mount.  @text is not NUL-terminated.  Context as for printk(). */
 void scoutfs_fence_glue_log_error(const char *mount, const char *text, size_t len);
 void scoutfs_fence_glue_log_debug(const char *mount, const char *text, size_t len);
 void scoutfs_fence_glue_log_not_set_up(const char *function);
@@ -47,7 +47,7 @@ void scoutfs_fence_glue_trace_wait_end(const char *mount, bool next, long result
 
 #ifdef RUST_INSIDE
 
-/* Of the kernel crate: writes a `%pA` between @buf and @end, and returns where it ends. */
+/* Of the kernel crate: formats a `%pA` between @buf and @end, and returns its end. */
 char *rust_fmt_argument(char *buf, char *end, void *ptr);
 
 int __wrap__printk(const char *fmt, ...);

@@ -32,7 +32,7 @@
 //!   waiter compares the counts with those at its beginning.
 //! - Under memory pressure the workqueue's rescuer runs one work item at a time, so timeouts may
 //!   then wait for a uevent. The caller's timeout of `wait_fenced` depends on neither.
-//! - Whatever allocates does so under `memalloc_nofs_save()`: callers may be on the filesystem's
+//! - All allocations are made under `memalloc_nofs_save()`: callers may be on the filesystem's
 //!   write-out path, and sysfs allocates with `GFP_KERNEL`.
 //!
 //! # Lifetime

@@ -8,8 +8,8 @@
 //! While a mount is being set up or destroyed, which sleeps, its entry has no mount and keeps the
 //! superblock and the [`Place`] reserved. So setup and destroy of one mount never wait for
 //! those of another. `setup` never waits at all, and fails with `EBUSY` until a previous `destroy`
-//! of the superblock or place has returned: that one may be waiting for uevents, for which a mount
-//! must not. A concurrent `setup` or `destroy` of the same superblock holds up `destroy`, which
+//! of the superblock or place has returned: that `destroy` may be waiting for uevents, and a mount
+//! must not wait for these. A concurrent `setup` or `destroy` of the same superblock holds up `destroy`, which
 //! returns only when nothing is left of the mount.
 
 use crate::{
@@ -58,7 +58,7 @@ struct Registry {
     shared: Option<Arc<Shared>>,
 }
 
-/// What all mounts use.
+/// The resources that all mounts share.
 struct Shared {
     /// `/sys/fs/scoutfs_fence`.
     kset: Kset,
@@ -72,7 +72,7 @@ struct Entry {
     mount: Option<Arc<Mount>>,
 }
 
-/// The directory that a mount's requests are below; no two mounts may have the same.
+/// The parent of a mount's `fence` directory; no two mounts may share one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// `/sys/fs/scoutfs_fence/<major>:<minor>`.
@@ -81,7 +81,7 @@ enum Place {
     Kobject(usize),
 }
 
-/// Creates what all mounts use, when the module is loaded. May sleep.
+/// Creates the registry and the shared resources, when the module is loaded. May sleep.
 /// Errors: `ENOMEM`.
 pub(crate) fn init() -> Result {
     let shared = Shared {

@@ -2,9 +2,9 @@
 
 //! Sends the events of a mount's requests: uevents, poll wake-ups and log lines.
 //!
-//! All of it may sleep for long: a uevent takes a mutex of the whole system under which other tasks
+//! All of these may sleep for long: a uevent takes a system-wide mutex under which other tasks
 //! allocate memory, and a log line may wait for the console. So the mount's notify work sends
-//! events, and neither filesystems nor agents wait for that; only `destroy` does.
+//! events; filesystems and agents do not wait for it, except in `destroy`.
 
 use crate::{
     attrs::{
@@ -89,8 +89,8 @@ impl Notifier {
                 while let Some(transition) = request.with_state(|state| state.events.next()) {
                     log(&request, transition.event);
                     wake_pollers(&request, &transition);
-                    // An agent that relies on uevents also scans the directories now and then, as
-                    // it has to: uevents are lost when its buffer is full.
+                    // Uevents are also lost if an agent's buffer is full, so agents scan the
+                    // directories as well.
                     let _ = send_uevent(&mut sender, &request, &transition);
                 }
             }

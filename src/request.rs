@@ -149,7 +149,7 @@ impl PendingEvents {
     }
 }
 
-/// What changes of a fence request.
+/// The mutable state of a fence request.
 pub(crate) struct RequestState {
     /// A mask of reason classes.
     reasons: u8,

@@ -45,7 +45,7 @@ macro_rules! lock_class {
 }
 pub(crate) use lock_class;
 
-/// What `static_lock_class!` is on one kernel or another.
+/// The types that `static_lock_class!` has on the supported kernels.
 pub(crate) trait StaticKey {
     fn get(self) -> &'static LockClassKey;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The kernel crate's prelude, and what else most files here use.
+//! The kernel crate's prelude, and other items that most files here use.
 
 pub(crate) use kernel::{
     c_str,
