@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Completion of scoutfs-fenced's command line, for bash.
+# Bash completion for scoutfs-fenced.
 
-# The rids of all requests, or the mounts that make them.
+# Prints the rids of all requests, or the mounts that they come from.
 _scoutfs_fenced_requests() {
 	local path
 	for path in /sys/fs/scoutfs{,_fence}/*/fence/*/; do
