@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases that need a build of their own, and most a guest: a panic, a module that is refused."""
+"""Cases that need their own build and mostly a guest: a panic, a module that is refused."""
 
 import re
 import shutil
@@ -15,14 +15,14 @@ SECONDS = "240"
 
 
 def kernel_of(kdir: Path) -> str:
-    """The lab's name for the kernel whose build tree this is."""
+    """The lab's name for the kernel of this build tree."""
     found = re.fullmatch(r"kernel-(\w+)-\w+", kdir.parent.name)
     assert found
     return found[1]
 
 
 def build_changed(kdir: Path, folder: Path, *changes: tuple[str, str, str]) -> Path:
-    """The module, with changes: each a file, a text that is in it once, and the new text."""
+    """Builds the module with changes: each a file, a text that occurs once, and its replacement."""
     variants.copy_sources(folder)
     for name, old, new in changes:
         path = folder / name
@@ -37,7 +37,7 @@ def build_changed(kdir: Path, folder: Path, *changes: tuple[str, str, str]) -> P
 
 
 def log_of_loading(kdir: Path, *modules: Path) -> str:
-    """The kernel's log after a guest has tried to load these, in this order."""
+    """Tries to load these modules in order in a guest; returns the kernel's log."""
     additions = [f"--add={module}:/tests/{module.name}" for module in modules]
     script = "; ".join(f"insmod /tests/{module.name}" for module in modules)
     with tempfile.NamedTemporaryFile() as console:
@@ -51,7 +51,7 @@ def log_of_loading(kdir: Path, *modules: Path) -> str:
 
 @case
 def a_panic_says_where_and_why(kdir: Path) -> None:
-    """A panic of Rust code logs its message and its place, also on a kernel that has no Rust."""
+    """A panic in Rust code logs its message and location, even on a kernel without Rust."""
     init = "mounts::init()?;"
     with tempfile.TemporaryDirectory() as folder:
         planted = "src/scoutfs_fence.rs", init, f'{init} panic!("planted, number {{}}", 6 * 7);'
@@ -65,7 +65,7 @@ def a_panic_says_where_and_why(kdir: Path) -> None:
 
 @case_with("CONFIG_MODVERSIONS")
 def a_filesystem_built_against_another_header_is_refused(kdir: Path) -> None:
-    """A filesystem that was built for another fence.h is refused by the kernel."""
+    """The kernel refuses a filesystem that was built against another fence.h."""
     with tempfile.TemporaryDirectory() as folder:
         other, filesystem = Path(folder, "other"), Path(folder, "tests/fs")
         other.mkdir()
@@ -92,14 +92,14 @@ def a_filesystem_built_against_another_header_is_refused(kdir: Path) -> None:
 
 
 def size_of(*files: Path) -> int:
-    """The bytes of code and data that files bring."""
+    """The total size of these files' code and data in bytes."""
     output = subprocess.run(["size", *files], stdout=subprocess.PIPE, text=True, check=True).stdout
     return sum(int(line.split()[0]) + int(line.split()[1]) for line in output.splitlines()[1:])
 
 
 @case
 def the_rust_inside_is_what_the_module_calls(kdir: Path) -> None:
-    """With Rust inside, code and data are at most 1.5 times those of the module's own objects."""
+    """With Rust inside, code and data are at most 1.5 times the size of the module's objects."""
     inside = TOP / "src/rust_inside.o"
     if not inside.exists():
         return

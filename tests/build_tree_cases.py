@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases about scripts/rust-build-tree and scripts/module, on headers and sources that are made up.
+"""Cases for scripts/rust-build-tree and scripts/module, on made-up headers and sources.
 
-A made-up source's makefile stands in for the kernel's own build, so that most of them take no time.
+A fake makefile stands in for the kernel's own build, so most of these cases take no time.
 """
 
 import os
@@ -20,7 +20,7 @@ from host_cases import TOP, CaseFailed, case
 SCRIPT = TOP / "scripts/rust-build-tree"
 RELEASE = "6.12.5-made-up"
 
-# What the kernel's own build would do, as far as the script sees it.
+# The kernel's own build, as far as the script can see.
 MAKEFILE = """VERSION = 6
 PATCHLEVEL = 12
 SUBLEVEL = {sublevel}
@@ -32,7 +32,7 @@ olddefconfig prepare modules_prepare:
 
 
 class Kernel:
-    """Headers of a kernel and a source for them, in a folder of their own."""
+    """A kernel's headers and matching source, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,43 +50,43 @@ class Kernel:
         self.make_does("@true")
 
     def is_version(self, version: int, patchlevel: int) -> None:
-        """Makes it another kernel's headers."""
+        """Makes these the headers of another kernel version."""
         lines = f"VERSION = {version}\nPATCHLEVEL = {patchlevel}\nSUBLEVEL = 5\n"
         (self.headers / "Makefile").write_text(lines)
 
     def configure(self, *options: str) -> None:
-        """Sets the kernel's options, besides its compiler."""
+        """Sets the kernel's options in addition to its compiler."""
         compiler = 'CC_VERSION_TEXT="gcc (made up) 14.2.0"'
         lines = [f"CONFIG_{option}\n" for option in (compiler, *options)]
         (self.headers / ".config").write_text("".join(lines))
 
     def make_does(self, recipe: str, sublevel: int = 5) -> None:
-        """Has the kernel's build do something."""
+        """Makes the kernel's build run this recipe."""
         text = MAKEFILE.format(recipe=recipe, sublevel=sublevel)
         (self.source / "Makefile").write_text(text)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The script's environment; an empty value takes a variable away."""
+        """The script's environment; an empty value unsets a variable."""
         plain = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
         given = {"KDIR": str(self.headers), "LINUX_SOURCE": str(self.source)}
         given |= {"RUST_TREES": str(self.trees), **more}
         return {name: value for name, value in (plain | given).items() if value}
 
     def run(self, **more: str) -> "subprocess.CompletedProcess[str]":
-        """Runs the script to its end."""
+        """Runs the script to completion."""
         return subprocess.run(
             [SCRIPT], capture_output=True, text=True, check=False, env=self.environment(**more)
         )
 
     def made(self, **more: str) -> Path:
-        """The folder that the script prints."""
+        """Runs the script, which must succeed; returns the folder that it prints."""
         result = self.run(**more)
         if result.returncode:
             raise CaseFailed(f"no tree was made: {result.stderr}")
         return Path(result.stdout.strip())
 
     def refused(self, *words: str, **more: str) -> None:
-        """Checks that the script says these words in its last sentence, and leaves nothing."""
+        """Checks that the script fails with these words in its last line and leaves nothing."""
         result = self.run(**more)
         sentence = (result.stderr.strip().splitlines() or [""])[-1]
         if result.returncode == 0 or result.stdout:
@@ -96,7 +96,7 @@ class Kernel:
         self.check_nothing_is_left()
 
     def check_nothing_is_left(self) -> None:
-        """Checks that there is no tree, whole or not."""
+        """Checks that there is no tree, complete or partial."""
         left = [path for path in self.trees.glob("*") if path.is_dir()]
         if left:
             raise CaseFailed(f"still there: {left}")
@@ -109,7 +109,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 def path_without(folder: Path, *commands: str) -> str:
-    """A search path for commands on which these are missing."""
+    """A PATH without these commands."""
     for directory in reversed(os.environ["PATH"].split(":")):
         for command in Path(directory).glob("*") if directory else []:
             (folder / command.name).unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def path_without(folder: Path, *commands: str) -> str:
 
 @case
 def a_build_tree_needs_the_kernels_headers(kdir: Path) -> None:
-    """Without headers, without their symbols: a sentence names the package."""
+    """If the headers or their symbols are missing, a message names the package."""
     with kernel() as it:
         it.refused("no headers", "apt-get install linux-headers-", KDIR="/nonexistent")
         (it.headers / "Module.symvers").unlink()
@@ -130,11 +130,11 @@ def a_build_tree_needs_the_kernels_headers(kdir: Path) -> None:
 
 @case
 def a_build_tree_needs_packages_and_names_them(kdir: Path) -> None:
-    """Missing compilers and tools are named all at once, by their packages."""
+    """A single message names the packages of all missing compilers and tools."""
     with kernel() as it, tempfile.TemporaryDirectory() as folder:
         path = path_without(Path(folder), "rustc", "bindgen")
         it.refused("apt-get install bindgen rustc", PATH=path)
-        # The version of the installed package says nothing of rustc's library.
+        # The installed package's version says nothing about rustc's library.
         (Path(folder) / "rustc").write_text(f"#!/bin/sh\necho {folder}\n")
         (Path(folder) / "rustc").chmod(0o755)
         shutil.copy(shutil.which("true") or "", Path(folder) / "bindgen")
@@ -145,7 +145,7 @@ def a_build_tree_needs_packages_and_names_them(kdir: Path) -> None:
 
 @case
 def a_build_tree_needs_the_kernels_own_source(kdir: Path) -> None:
-    """A source that is missing or of another version: a sentence says which is wanted."""
+    """If the source is missing or of another version, a message says which one is needed."""
     with kernel() as it:
         it.refused("/no/such", "LINUX_SOURCE", LINUX_SOURCE="/no/such")
         it.make_does("@true", sublevel=4)
@@ -156,7 +156,7 @@ def a_build_tree_needs_the_kernels_own_source(kdir: Path) -> None:
 
 @case
 def an_older_kernel_needs_the_rust_of_a_newer_source(kdir: Path) -> None:
-    """Before the kernel crate that is used: a sentence names a package, or says how to try it."""
+    """If the kernel's Rust crate is too old, a message names a package or says how to try it."""
     with kernel() as it:
         it.is_version(5, 10)
         it.refused("5.10.5", "too old", "RUST_SOURCE")
@@ -172,7 +172,7 @@ def an_older_kernel_needs_the_rust_of_a_newer_source(kdir: Path) -> None:
 
 @case
 def a_kernel_that_cannot_take_the_module_is_refused(kdir: Path) -> None:
-    """No modules, structures in random order, Rust of another compiler: a sentence says so."""
+    """A message reports a lack of modules, randomized structures, or Rust from another compiler."""
     with kernel() as it:
         it.configure()
         it.refused("CONFIG_MODULES")
@@ -185,7 +185,7 @@ def a_kernel_that_cannot_take_the_module_is_refused(kdir: Path) -> None:
 
 @case
 def headers_with_the_metadata_of_rust_are_the_tree(kdir: Path) -> None:
-    """Headers that bring Rust's metadata are used as they are, and no source is looked for."""
+    """Headers with Rust metadata are used as they are; no source is needed."""
     with kernel() as it:
         (it.headers / "rust").mkdir()
         (it.headers / "rust/libkernel.rmeta").touch()
@@ -196,7 +196,7 @@ def headers_with_the_metadata_of_rust_are_the_tree(kdir: Path) -> None:
 
 @case
 def a_build_tree_is_made_once(kdir: Path) -> None:
-    """A tree is kept until something changes that it is made from; archives are sources too."""
+    """A tree is kept until one of its inputs changes; a source may be an archive."""
     with kernel() as it:
         tree = it.made()
         (tree / "kept").touch()
@@ -220,7 +220,7 @@ def a_build_tree_is_made_once(kdir: Path) -> None:
 
 @case
 def a_build_tree_that_fails_leaves_nothing(kdir: Path) -> None:
-    """A build that fails is reported with its output; one that is interrupted leaves nothing."""
+    """A failed build is reported with its output; an interrupted one leaves nothing behind."""
     with kernel() as it:
         for failing in ("olddefconfig", "modules_prepare"):
             it.make_does(f"@if test $@ = {failing}; then echo $@ went wrong; exit 1; fi")
@@ -235,7 +235,7 @@ def a_build_tree_that_fails_leaves_nothing(kdir: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                # A shell cannot trap what it inherits as ignored, as from nohup.
+                # A shell cannot trap a signal that it inherits as ignored, for example from nohup.
                 preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
             ) as process:
                 end = time.monotonic() + 30
@@ -251,7 +251,7 @@ def a_build_tree_that_fails_leaves_nothing(kdir: Path) -> None:
 
 @case
 def installing_the_module_leaves_what_filesystems_build_with(kdir: Path) -> None:
-    """From a path and to a path with blanks: module, symbols and header, whatever the umask."""
+    """Installs module, symbols and header from and to paths with blanks, whatever the umask."""
     with tempfile.TemporaryDirectory() as folder:
         copy, root = Path(folder, "a clone"), Path(folder, "a root")
         for name in ("Kbuild", "Makefile", "VERSION", "include", "src", "scripts"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases about the files that the build reads and writes; they need no guest."""
+"""Cases about the build's inputs and outputs; they need no guest."""
 
 import os
 import re
@@ -37,19 +37,19 @@ class CaseFailed(Exception):
 
 HostCase = Callable[[Path], None]
 ALL: dict[str, HostCase] = {}
-# The option of the kernel's configuration that a case needs, if it needs one.
+# The kernel configuration option that a case needs, if any.
 OPTIONS: dict[str, str] = {}
 
 
 def case(function: HostCase) -> HostCase:
-    """Makes a function a case, called by the function's name with hyphens."""
+    """Registers a function as a case, named after the function with hyphens."""
     assert function.__doc__
     ALL[function.__name__.replace("_", "-")] = function
     return function
 
 
 def case_with(option: str) -> Callable[[HostCase], HostCase]:
-    """Makes a function a case for the kernels that have this option in their configuration."""
+    """Registers a function as a case for kernels configured with this option."""
 
     def with_option(function: HostCase) -> HostCase:
         OPTIONS[function.__name__.replace("_", "-")] = option
@@ -63,7 +63,7 @@ def output_of(*command: str | Path) -> str:
 
 
 def build_of(kdir: Path, change: Callable[[Path], None]) -> tuple[bool, str]:
-    """Builds a copy of the module's sources with a change; whether that worked, and its output."""
+    """Builds a changed copy of the sources; returns whether that succeeded, and the output."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         variants.copy_sources(copy)
@@ -73,7 +73,7 @@ def build_of(kdir: Path, change: Callable[[Path], None]) -> tuple[bool, str]:
 
 @case
 def exports_the_functions_for_gpl_modules(kdir: Path) -> None:
-    """The module exports the header's functions and no other symbol, to GPL modules only."""
+    """The module exports the header's functions and nothing else, and only to GPL modules."""
     exported = {}
     for line in (TOP / "Module.symvers").read_text().splitlines():
         _, symbol, _, kind, *_ = line.split("\t")
@@ -92,7 +92,7 @@ def exports_the_functions_for_gpl_modules(kdir: Path) -> None:
 
 @case
 def modinfo_says_what_the_module_is(kdir: Path) -> None:
-    """The module says its licence, version, parameter and what it is for."""
+    """modinfo shows the module's licence, version, parameter and description."""
     module = TOP / "scoutfs_fence.ko"
     for field, wanted in (
         ("license", r"GPL"),
@@ -107,7 +107,7 @@ def modinfo_says_what_the_module_is(kdir: Path) -> None:
 
 @case
 def unsafe_is_where_it_belongs(kdir: Path) -> None:
-    """The word unsafe is in src/linux/ and src/exports.rs only."""
+    """The word unsafe occurs only in src/linux/ and src/exports.rs."""
     allowed = [TOP / "src" / "linux", TOP / "src" / "exports.rs"]
     for path in sorted((TOP / "src").rglob("*.rs")):
         if any(path == place or place in path.parents for place in allowed):
@@ -120,7 +120,7 @@ def unsafe_is_where_it_belongs(kdir: Path) -> None:
 
 @case
 def unsafe_elsewhere_does_not_compile(kdir: Path) -> None:
-    """An unsafe block in a file that must have none ends the build."""
+    """An unsafe block in any other file breaks the build."""
 
     def change(copy: Path) -> None:
         for name in ("mounts", "mount", "request", "attrs", "notify"):
@@ -138,7 +138,7 @@ def unsafe_elsewhere_does_not_compile(kdir: Path) -> None:
 
 @case
 def a_header_that_differs_does_not_compile(kdir: Path) -> None:
-    """A signature in include/fence.h that is not the module's ends the build, for any function."""
+    """For every function, a signature in include/fence.h unlike the module's breaks the build."""
     changes = {
         "int scoutfs_fence_setup(": "long scoutfs_fence_setup(",
         "sb, struct kobject *parent)": "sb, struct super_block *parent)",
@@ -172,7 +172,7 @@ def a_header_that_differs_does_not_compile(kdir: Path) -> None:
         raise CaseFailed(f"nothing about {', '.join(unnoticed)} in: {output[-2000:]}")
 
 
-# Files whose first line of code is the header.
+# Includes the header before anything else.
 FIRST_INCLUDE = """
 #include "fence.h"
 
@@ -186,12 +186,12 @@ int use_it(struct super_block *sb, __be32 ipv4, const struct sockaddr_storage *a
 	return scoutfs_fence_drained(sb, &error) ? scoutfs_fence_setup(sb) : 0;
 }
 """
-# The kernels' own headers use a keyword that Debian's sparse does not know.
+# The kernel's own headers use a keyword unknown to Debian's sparse.
 SPARSE = "-D__CHECK_ENDIAN__ -D__typeof_unqual__=__typeof__"
 
 
 def check_first_include(kdir: Path, *options: str) -> None:
-    """Compiles files that include the header first, with and without the define."""
+    """Compiles files that include the header first, with and without SCOUTFS_FENCE_PARENT."""
     with tempfile.TemporaryDirectory() as folder:
         source = "// SPDX-License-Identifier: GPL-2.0-only" + FIRST_INCLUDE
         for name in ("plain", "under"):
@@ -210,7 +210,7 @@ def check_first_include(kdir: Path, *options: str) -> None:
         objects = [Path(folder, f"{name}.o") for name in ("plain", "under")]
         if build.returncode or re.search("warning|error", build.stdout):
             raise CaseFailed(build.stdout[-2000:])
-        # It is the very function without the define, and another one with it.
+        # The define replaces scoutfs_fence_setup by another function.
         called = [re.findall(r" U (scoutfs_fence_setup\w*)", output_of("nm", o)) for o in objects]
         if called != [["scoutfs_fence_setup"], ["scoutfs_fence_setup_under"]]:
             raise CaseFailed(f"called are {called}")
@@ -220,8 +220,8 @@ def check_first_include(kdir: Path, *options: str) -> None:
 
 @case
 def the_header_may_be_the_first_include(kdir: Path) -> None:
-    """The header compiles first in a file, with and without the define, without a warning."""
-    # Not about what the kernel's own headers do.
+    """Included first, the header compiles without warnings, with and without the define."""
+    # The kernel's own headers cause these warnings.
     silent = "-Wno-unused-parameter -Wno-sign-compare -Wno-frame-address -Wno-type-limits"
     check_first_include(kdir, f"KCFLAGS=-Wall -Wextra {silent} -Werror")
 
@@ -232,7 +232,7 @@ def the_header_is_clean_under_sparse(kdir: Path) -> None:
     check_first_include(kdir, "C=2", f"CF={SPARSE}")
 
 
-# Stands in for scoutfs: its tree, its Makefile's way to be switched on, and one call.
+# Stands in for scoutfs: its tree, its Makefile's config option, and one call.
 SCOUTFS = """// SPDX-License-Identifier: GPL-2.0-only
 #include "fence.h"
 
@@ -257,7 +257,7 @@ MODULE_LICENSE("GPL");
 
 @case
 def the_documented_build_of_scoutfs_works(kdir: Path) -> None:
-    """The lines of docs/integrating.md build scoutfs's module, which needs this one's symbols."""
+    """The commands in docs/integrating.md build scoutfs's module against this module's symbols."""
     text = (TOP / "docs/integrating.md").read_text().replace("/path/to/scoutfs-fence", str(TOP))
     [flags] = re.findall(r"```make\n(.*?)```", text, re.DOTALL)
     command = re.findall(r"```sh\n(make -C.*?)```", text, re.DOTALL)[0]
@@ -284,9 +284,9 @@ def the_documented_build_of_scoutfs_works(kdir: Path) -> None:
 
 @case
 def the_archive_of_the_sources_needs_no_git(kdir: Path) -> None:
-    """`make dist` packs what belongs to the tree; `make clean` works there, without git."""
+    """`make dist` packs exactly the tree's files; `make clean` works in the archive without git."""
     with tempfile.TemporaryDirectory() as folder:
-        # In another project's repository, which tracks every file.
+        # Unpacked in another project's repository, which tracks every file.
         archive = Path(folder) / "sources.tar.xz"
         output_of(TOP / "scripts/tree", "archive", archive)
         output_of("tar", "-x", "-C", folder, "-f", archive)
@@ -310,8 +310,8 @@ def the_archive_of_the_sources_needs_no_git(kdir: Path) -> None:
 
 @case
 def nothing_depends_on_a_kernels_version(kdir: Path) -> None:
-    """What differs between kernels is tried; no file has a condition on a version."""
-    # Taken apart, so that this file is not found.
+    """Kernel differences are probed; no file has a condition on a kernel version."""
+    # Split so that this file does not match.
     words = ("linux_" + r"[0-9]", "LINUX_VERSION" + "_CODE", "KERNEL_VERSION" + r"\(")
     found = []
     for name in output_of(TOP / "scripts/tree", "files").splitlines():

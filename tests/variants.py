@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Builds of the module that are not the one people get: in a copy of its sources."""
+"""Variant builds of the module, in a copy of its sources."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ MODULE = "scoutfs_fence.ko"
 
 
 def copy_sources(folder: Path) -> None:
-    """Nothing that a build left, so that nothing is taken for up to date."""
+    """Copies sources but no build products, which make would consider up to date."""
     for name in ("Kbuild", "VERSION"):
         shutil.copy(TOP / name, folder)
     for part in ("include", "src"):
@@ -20,7 +20,7 @@ def copy_sources(folder: Path) -> None:
 
 
 def build(kdir: Path, folder: Path, *variables: str) -> tuple[bool, str]:
-    """Builds what is in a folder; whether that worked, and its output."""
+    """Builds a folder; returns whether the build succeeded, and its output."""
     environment = {name: os.environ[name] for name in os.environ if "MAKE" not in name}
     made = subprocess.run(
         ["make", "-C", kdir, f"M={folder}", *variables, "modules"],

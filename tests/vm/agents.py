@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent, scoutfs-fenced, as a process, with a configuration and a command of ours."""
+"""Runs the agent, scoutfs-fenced, as a process with a test configuration and command."""
 
 import itertools
 import os
@@ -16,15 +16,15 @@ from fence import CaseFailed, Mount, Stopwatch, equal, true
 
 AGENT = kernel.MODULES / "scoutfs-fenced"
 
-# How soon it acts, as promised.
+# The promised upper bound on its reaction time.
 MOST_MILLISECONDS = 50 * kernel.PATIENCE
 
-# The first start in a guest has Python compile its own library, which has not been done before.
+# On the first start in a guest Python compiles its standard library.
 SECONDS_TO_START = 60
 
 
 class Agent:
-    """An agent with a configuration, and what its command was called with."""
+    """An agent with its configuration and a record of its command's calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Agent:
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self, script: str) -> Path:
-        """A command that notes how it was called and then does this."""
+        """Writes a command that records how it was called and then runs `script`."""
         path = self.folder / "fence-it"
         path.write_text(
             "#!/bin/sh\n"
@@ -52,7 +52,7 @@ class Agent:
         return path
 
     def configure(self, script: str, arguments: str = "", delay: str = "1", **more: object) -> None:
-        """Sets what the agent is to do; a name and value more is one of SCOUTFS_FENCED_NAME."""
+        """Writes the configuration; each further name=value sets SCOUTFS_FENCED_NAME."""
         self.configuration.write_text(
             f"SCOUTFS_FENCED_DELAY={delay}\n"
             f"SCOUTFS_FENCED_RUN={self.command(script)}\n"
@@ -61,7 +61,7 @@ class Agent:
         )
 
     def begin(self, *options: str) -> None:
-        """Starts the agent; returns once it serves."""
+        """Starts the agent; returns once it serves requests."""
         self.launch(*options)
         self.until_says("serving fence requests", SECONDS_TO_START)
 
@@ -78,7 +78,7 @@ class Agent:
             )
 
     def refuses(self) -> str:
-        """Runs an agent that must not start; returns what it says about it."""
+        """Runs an agent that must refuse to start; returns its output."""
         self.launch()
         assert self._process
         try:
@@ -114,28 +114,28 @@ class Agent:
             raise CaseFailed(f"the agent ended ({status}): {self.output.read_text()}")
 
     def terminate(self) -> None:
-        """Has it stop, and does not wait for that."""
+        """Asks it to stop, without waiting."""
         assert self._process
         self._process.terminate()
 
     def kill(self) -> None:
-        """Ends it without a warning."""
+        """Kills it with SIGKILL."""
         assert self._process
         self._process.kill()
         self._process.wait()
 
     def lags(self, mount: Mount, times: int, tries: int = 1) -> list[float]:
         """
-        Milliseconds from start's return to the first thing that the command does, many times.
+        Measures the milliseconds from start's return to the command's first action, `times` times.
 
-        More tries are for an emulated machine that was starved of processor time: they end with one
-        in which the promise was kept.
+        An emulated machine may be starved of CPU time; it gets more tries, up to the first whose
+        median keeps the promise.
         """
         for _ in range(tries):
             lags = []
-            # Rids that were fenced once are answered without the command.
+            # The agent answers for rids that it has fenced before without running the command.
             for rid in itertools.islice(self._rids, times):
-                # What it does about the one before is not to be measured.
+                # Keeps its work on the previous request out of the measurement.
                 time.sleep(0.1)
                 self.started.unlink(missing_ok=True)
                 mount.started(rid)
@@ -147,12 +147,12 @@ class Agent:
         return lags
 
     def until_started(self, since: float) -> float:
-        """Seconds from this time to the first thing that the command does."""
+        """Seconds from `since` to the command's first action."""
         watch = Stopwatch()
         while not self.started.exists():
             watch.at_most(20)
             time.sleep(0.002)
-        # A file's time is that of the last tick.
+        # File timestamps have the granularity of a tick.
         return max(0.0, self.started.stat().st_mtime - since)
 
     def end(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A BMC on loopback, OpenIPMI's simulator, with a chassis that is a file."""
+"""A BMC on loopback: OpenIPMI's simulator, with a file as its chassis."""
 
 import signal
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 USER = "fencing"
 PASSWORD = "S3cret&it's"
 
-# What the simulator calls to look at the chassis and to switch it.
+# The simulator calls this to read and switch the chassis power.
 CHASSIS = """#!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 echo "$2 $3 $4" >>calls
@@ -42,7 +42,7 @@ mc_enable 0x20
 class Bmc:
     """A BMC whose host is on.
 
-    `script` looks at the chassis and switches it; by default the chassis is a file.
+    `script` reads and switches the chassis power; by default a file holds it.
     """
 
     def __init__(self, folder: Path, script: str = CHASSIS) -> None:
@@ -59,7 +59,7 @@ class Bmc:
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
-        """Returns once it answers."""
+        """Starts the simulator; returns once it answers."""
         lan, commands = self.folder / "lan.conf", self.folder / "commands"
         lan.write_text(LAN.format(folder=self.folder, port=self.port, user=USER, password=PASSWORD))
         commands.write_text(COMMANDS)
@@ -86,21 +86,21 @@ class Bmc:
         return self._power.read_text() == "1\n"
 
     def stays_on(self) -> None:
-        """From now on it does not do what it says that it does."""
+        """From now on it reports success but does not switch the power."""
         (self.folder / "stuck").touch()
 
     def calls(self) -> list[str]:
-        """What was asked of the chassis."""
+        """The requests to the chassis."""
         path = self.folder / "calls"
         return [line.strip() for line in path.read_text().splitlines()] if path.exists() else []
 
     def be_silent(self, silent: bool) -> None:
-        """Does not answer for as long as it is silent."""
+        """Stops the simulator if `silent`, so that it answers nothing; otherwise resumes it."""
         assert self._process
         self._process.send_signal(signal.SIGSTOP if silent else signal.SIGCONT)
 
     def parameters(self, ip: str = "127.0.0.1", password_file: Path | None = None) -> str:
-        """What a hosts file says of it, on a host that reaches it there."""
+        """Its hosts file entry, on a host that reaches it at `ip`."""
         return (
             "agent = fence_ipmilan\n"
             f"ip = {ip}\n"
@@ -108,13 +108,13 @@ class Bmc:
             "lanplus = 1\n"
             f"username = {USER}\n"
             f"password_file = {password_file or self.password_file}\n"
-            # A real chassis would need a moment.
+            # Only a real chassis needs a moment.
             "power_wait = 0\n"
         )
 
 
 def free_port() -> int:
-    """A port without a listener."""
+    """A free UDP port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]

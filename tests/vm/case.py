@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a case is, and the state around one: its mounts, and what the kernel may say meanwhile."""
+"""Cases and their state: the mounts, and the lines that the kernel may log meanwhile."""
 
 import os
 import re
@@ -13,15 +13,15 @@ from fence import CaseFailed, Leader, Mount, Stopwatch
 
 _MOUNTS = Path("/tmp/mounts")
 
-# A line may come a moment after its event.
+# A line may be logged a moment after its event.
 SECONDS_TO_LOG = 0.5
 SECONDS_TO_LET_GO = 2
 
 
 class Case:
-    """The argument of a case; restores the initial state when the case is over."""
+    """The argument of a case; restores the initial state afterwards."""
 
-    # Until then the kernel may print no line about a superblock that is not set up.
+    # Until then rate limiting may suppress lines about a superblock that is not set up.
     _limited_until = 0.0
 
     def __init__(self, log: kernel.KernelLog) -> None:
@@ -38,7 +38,7 @@ class Case:
         return mount
 
     def leader(self, options: str = "") -> Leader:
-        """A mount of the filesystem's other build, whose module is unloaded after the case."""
+        """Mounts the filesystem's leader build; its module is unloaded after the case."""
         if not kernel.is_loaded(kernel.LEADER_FILESYSTEM):
             kernel.load(kernel.LEADER_FILESYSTEM)
         _MOUNTS.mkdir(exist_ok=True)
@@ -47,13 +47,13 @@ class Case:
         return mount
 
     def note(self, text: str) -> None:
-        """A line for people, in the output."""
+        """Adds a line to the output for human readers."""
         self.notes.append(text)
 
     def expect_line(self, pattern: str, times: int | None = 1) -> None:
         """
-        The module prints this line and nothing else, so many times in this case; None for any
-        number.  A line that no case expects is a failure.
+        The module must log a line that matches `pattern` exactly `times` times in this case, or
+        any number of times if None.  An unexpected line fails the case.
         """
         self._expected.append((pattern, times))
 
@@ -69,9 +69,9 @@ class Case:
         )
 
     def expect_not_set_up(self, times: int | None) -> None:
-        """Calls for a superblock that is not set up; so many of them, or None for any number."""
+        """Expects `times` calls for a superblock that is not set up, or any number if None."""
         if times is not None:
-            # At most ten lines a second are printed.
+            # The module logs at most ten such lines a second.
             time.sleep(max(0.0, Case._limited_until - time.monotonic()))
         self._calls_without_setup = True
         self.expect_line(f"{kernel.FENCE} error: .*: the superblock is not set up", times)
@@ -81,7 +81,7 @@ class Case:
         kernel.TIMEOUT_MS.write_text(f"{timeout_ms}\n")
 
     def tidy(self) -> None:
-        """Takes the mounts away, by force if a failed case has left something running."""
+        """Unmounts everything, by force if a failed case has left a call running."""
         busy = [mount.path.name for mount in self._mounts if not _unmount(mount)]
         if self._calls_without_setup:
             Case._limited_until = time.monotonic() + 1.1
@@ -107,7 +107,7 @@ class Case:
             raise CaseFailed(problem)
 
     def _compare_log(self) -> str | None:
-        """What is wrong with the module's lines, if anything."""
+        """Describes the first missing or unexpected line of the module, if any."""
         unexpected = [
             line.text for line in self.log.of_module() if line.level <= kernel.INFORMATION
         ]
@@ -120,13 +120,13 @@ class Case:
 
 
 def _unmount(mount: Mount) -> bool:
-    """Whether the mount was idle; afterwards it is."""
+    """Unmounts, by force if the mount is busy; returns whether it was idle."""
     if not mount.is_mounted():
         return True
     try:
         mount.unmount()
     except OSError:
-        # Calls that a failed case has left waiting return, and let go of the mount.
+        # Wakes calls that a failed case has left waiting, so that they release the mount.
         mount.destroy()
         watch = Stopwatch()
         while mount.is_mounted() and watch.seconds() < SECONDS_TO_LET_GO * kernel.PATIENCE:
@@ -141,12 +141,12 @@ def _unmount(mount: Mount) -> bool:
 
 CaseFunction = Callable[[Case], None]
 ALL: dict[str, CaseFunction] = {}
-# The option of the kernel's configuration that a case needs, if it needs one: built in, or `=m`.
+# The kernel configuration option that a case needs, if any: built in, or with `=m` a module.
 OPTIONS: dict[str, str] = {}
 
 
 def case(function: CaseFunction) -> CaseFunction:
-    """Makes a function a case, called by the function's name with hyphens."""
+    """Registers a function as a case, named after the function with hyphens."""
     name = function.__name__.replace("_", "-")
     assert name not in ALL, f"two cases are called {name}"
     assert function.__doc__, f"{name} does not say what it promises"
@@ -155,7 +155,7 @@ def case(function: CaseFunction) -> CaseFunction:
 
 
 def case_with(option: str) -> Callable[[CaseFunction], CaseFunction]:
-    """Makes a function a case for the kernels that have this option in their configuration."""
+    """Registers a function as a case for kernels configured with this option."""
 
     def with_option(function: CaseFunction) -> CaseFunction:
         OPTIONS[function.__name__.replace("_", "-")] = option

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-What userspace does while threads in the kernel call every function at once.
+The userspace half of the torture test, run while kernel threads call every function at once.
 
-Those threads are tests/torture/fence_torture.c, which also says how a rid encodes what may be
-written. Each member of the crew here is a process that runs until it is stopped; what it
-sees and should not is an error.
+Those threads are in tests/torture/fence_torture.c, which also describes how a rid encodes the
+writes that it allows. Each member of the crew is a process that runs until it is stopped;
+anything unexpected that it sees is an error.
 """
 
 import json
@@ -33,7 +33,7 @@ BAD = (b"0", b"0\n", b"2", b"", b"\n", b"no", b"\0001", b"x" * 4096)
 MAY = {"fenced": "af", "error": "ae"}
 TIMEOUTS_MS = (100, 200, 1000, 3000, 3000)
 HELD = 32
-# A guest that waits for processor time, too.
+# Generous, for a guest that is starved of CPU time.
 SECONDS_TO_END = 60
 
 STOP = 0
@@ -45,9 +45,10 @@ Member = Callable[["Crew", Counter[str]], None]
 @dataclass(frozen=True)
 class Told:
     """
-    What the members of a crew did, and what went wrong.
+    The crew's actions and problems.
 
-    `rids` has the requests that they fenced, and those that uevents reported as fenced and failed.
+    `rids` holds the requests that members fenced, and those that uevents reported as fenced and
+    failed.
     """
 
     counts: Counter[str]
@@ -59,7 +60,7 @@ class Crew:
     """Processes that run until they are stopped."""
 
     def __init__(self) -> None:
-        # Of the member that this process is, if it is one.
+        # In a member's process: the rids of that member.
         self.rids: dict[str, set[str]] = defaultdict(set)
         self._flags = mmap.mmap(-1, mmap.PAGESIZE)
         self.paused = True
@@ -88,12 +89,12 @@ class Crew:
             random.seed()
             going = True
             while going:
-                # Once more after the end, to finish.
+                # Calls the member once more after the end, so that it can clean up.
                 going = self.goes_on()
                 member(self, counts)
             rids = {kind: sorted(rids) for kind, rids in self.rids.items()}
             told: object = {"counts": counts, "rids": rids}
-        except BaseException:  # whatever it is, it is reported
+        except BaseException:  # any exception is reported
             told = traceback.format_exc()
         with os.fdopen(end, "w") as file:
             json.dump(told, file)
@@ -118,7 +119,7 @@ class Crew:
 
 
 def requests() -> list[str]:
-    """The directories of all requests that there are just now, in any order."""
+    """The directories of all current requests, in any order."""
     found = []
     for root in ROOTS:
         with suppress(OSError):
@@ -131,7 +132,7 @@ def requests() -> list[str]:
 
 
 def attempt(path: str, text: bytes) -> int:
-    """Writes; how much was written, or the errno."""
+    """Writes to a file; returns the number of bytes written, or the negative errno."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -143,7 +144,7 @@ def attempt(path: str, text: bytes) -> int:
 
 
 def agent(crew: Crew, counts: Counter[str]) -> None:
-    """Answers what it may, sometimes twice, and what it may not with what means nothing."""
+    """Makes allowed writes, sometimes twice, and writes invalid values to other files."""
     found = requests()
     for path in found:
         rid = path[-16:]
@@ -166,7 +167,7 @@ def agent(crew: Crew, counts: Counter[str]) -> None:
 
 
 class Reader:
-    """Holds files open while their requests go, and reads and writes them then."""
+    """Holds files open across their requests' removal, reading and writing them."""
 
     def __init__(self) -> None:
         self._held: list[tuple[int, str, str]] = []
@@ -208,11 +209,11 @@ class Reader:
 
 
 def administrator(crew: Crew, counts: Counter[str]) -> None:
-    """Changes how long requests may take, and tries to unload what is in use."""
+    """Changes the timeout of requests, and tries to unload the module while it is in use."""
     try:
         kernel.set_parameter(kernel.FENCE, "timeout_ms", random.choice(TIMEOUTS_MS))
     except OSError as error:
-        # The module has just been unloaded, or is about to be.
+        # The module has just been unloaded, or is being unloaded.
         true(error.errno in (ENOENT, ENODEV), f"setting timeout_ms: {error}")
     if not crew.paused and kernel.is_loaded(TORTURE):
         try:
@@ -226,7 +227,7 @@ def administrator(crew: Crew, counts: Counter[str]) -> None:
 
 
 def mounter(crew: Crew, counts: Counter[str]) -> None:
-    """Mounts a filesystem, starts requests, and unmounts it before they are all finished."""
+    """Mounts a filesystem, starts requests, and unmounts before all of them are finished."""
     if crew.paused:
         time.sleep(0.05)
         return
@@ -282,7 +283,7 @@ def at_work() -> Iterator[Crew]:
         for name, member in CREW.items():
             crew.add(name, member())
             say(f"{name} is at work")
-        # The workers must not starve the process that watches them.
+        # The members must not starve this process, which watches them.
         os.setpriority(os.PRIO_PROCESS, 0, -15)
         yield crew
     finally:
@@ -291,16 +292,16 @@ def at_work() -> Iterator[Crew]:
 
 
 class Tally:
-    """What the threads in the kernel and the module log, read as it comes."""
+    """Reads the log of the kernel threads and the module as it comes."""
 
     def __init__(self, log: kernel.KernelLog) -> None:
         self._log = log
         self.counts: Counter[str] = Counter()
-        # The requests that failed, as the log has it.
+        # The requests that failed according to the log.
         self.failed: set[str] = set()
 
     def read(self) -> None:
-        """Fails if something was wrong."""
+        """Raises CaseFailed if the log reports a problem."""
         complaints = self._log.complaints()
         lines = self._log.take()
         wrong = [line.text for line in lines if line.text.startswith(f"{TORTURE}: wrong: ")]
@@ -314,7 +315,7 @@ class Tally:
 
 
 def unload_all() -> None:
-    """Once the mounter has unmounted."""
+    """Unloads the modules, waiting for the mounter to unmount."""
     end = time.monotonic() + SECONDS_TO_END
     while True:
         try:

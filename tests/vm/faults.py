@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Allocations that fail, one at a time, on kernels with failslab.
+Makes allocations fail one at a time, on kernels with failslab.
 
-Only allocations below a piece of code, such as the module's, are counted: the kernel's own for the
-system call that leads there do not matter.
+Only allocations below a piece of code, such as the module's, are counted; the kernel's own
+allocations for the system call that leads there are not.
 """
 
 import bisect
@@ -22,15 +22,16 @@ OPTION = "CONFIG_FAILSLAB"
 _SETTINGS = Path("/sys/kernel/debug/failslab")
 _COUNTDOWN = "/proc/thread-self/fail-nth"
 
-# From the first address to before the second.
+# The first address, and the first one past the end.
 Range = tuple[int, int]
 
 
 def _function(*patterns: str) -> Range:
     """
-    The addresses of the function with this name, and its module's in brackets if it has one.
+    The addresses of the function that matches the first pattern with a match.
 
-    The first pattern that a function has: the compiler may have inlined it into the next.
+    Patterns match names as in kallsyms, with the module in brackets. The compiler may have
+    inlined the function of one pattern into that of the next.
     """
     symbols = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines()]
     addresses = sorted(int(symbol[0], 16) for symbol in symbols)
@@ -44,7 +45,7 @@ def _function(*patterns: str) -> Range:
 
 
 def the_module() -> Range:
-    """Where the code of the loaded module is."""
+    """The addresses of the loaded module's code."""
     symbols = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines()]
     code = [
         int(symbol[0], 16)
@@ -55,12 +56,12 @@ def the_module() -> Range:
 
 
 def initialisation() -> Range:
-    """Where the kernel's code is that calls what a module does when it is loaded."""
+    """The addresses of the kernel's function that calls a module's init function."""
     return _function("do_one_initcall")
 
 
 def the_notify_work() -> Range:
-    """The module's function that sends events: that of the mount's work item 1."""
+    """The module's function that sends events: the mount's work item 1."""
     return _function(
         rf"\w*DelayedWorkItemKy1_E3run \[{kernel.FENCE}\]",
         rf"\w*7run_raw\w*5MountKy1_\w* \[{kernel.FENCE}\]",
@@ -81,7 +82,7 @@ def _only_below(code: Range) -> None:
             "stacktrace-depth": 32,
             "require-start": code[0],
             "require-end": code[1],
-            # It copes by itself with having no memory for its notes.
+            # kmemleak handles failures of its own allocations.
             "reject-start": kmemleak[0],
             "reject-end": kmemleak[1],
         }
@@ -89,7 +90,7 @@ def _only_below(code: Range) -> None:
 
 
 class Faults:
-    """Lets chosen allocations below a piece of code fail."""
+    """Makes chosen allocations below a piece of code fail."""
 
     def __init__(self, code: Range) -> None:
         _only_below(code)
@@ -100,10 +101,9 @@ class Faults:
 
     def call(self, number: int, action: Callable[[], int]) -> tuple[int, bool]:
         """
-        Does something, which is one system call, while allocation `number` from now on fails.
+        Runs `action`, a single system call, with the `number`th allocation from now failing.
 
-        What came of it, which is a negative errno for an error, and whether it came to that
-        allocation.
+        Returns the result, a negative errno on error, and whether that allocation was reached.
         """
         os.pwrite(self._countdown, b"%d" % number, 0)
         try:
@@ -119,7 +119,7 @@ class Faults:
 @contextmanager
 def failing(code: Range) -> Iterator[Faults]:
     faults = Faults(code)
-    # What Python allocates by the way must not be counted down.
+    # Allocations for Python's garbage collector must not count down.
     gc.disable()
     try:
         yield faults
@@ -130,7 +130,7 @@ def failing(code: Range) -> Iterator[Faults]:
 
 @contextmanager
 def failing_in_every_task(code: Range, every: int) -> Iterator[None]:
-    """Lets one allocation of so many fail below a piece of code, in any task."""
+    """Makes one in `every` allocations below a piece of code fail, in any task."""
     _only_below(code)
     _set({"task-filter": "N", "interval": every, "times": -1, "probability": 100})
     try:

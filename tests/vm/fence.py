@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The two sides of a fence request: the filesystem that calls, and the directory in sysfs."""
+"""Both sides of a fence request: the filesystem's calls and the directory in sysfs."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def true(condition: bool, what: str) -> None:
 
 
 def fails_with(number: int, function: Callable[..., object], *arguments: object) -> None:
-    """Calls the function, which has to raise this error."""
+    """Calls the function, which must raise this error."""
     words = " ".join(map(repr, arguments))
     call = f"{getattr(function, '__name__', function)} {words[:100]}".strip()
     try:
@@ -63,8 +63,8 @@ class Stopwatch:
         return time.monotonic() - self._start
 
     def at_least(self, seconds: float) -> None:
-        # The kernel counts in ticks, and those of an emulated machine that was starved of
-        # processor time come late, all at once: a span that begins among them looks shorter.
+        # The kernel counts ticks. An emulated machine that is starved of CPU time gets them late
+        # and in bursts; a timeout that starts in a burst looks shorter.
         true(self.seconds() >= seconds - 0.050, f"took {seconds} s ({self.seconds():.3f} s)")
 
     def at_most(self, seconds: float) -> None:
@@ -74,7 +74,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Finished:
-    """What scoutfs_fence_next returns about a request."""
+    """A finished request as returned by scoutfs_fence_next."""
 
     rid: int
     reason: int = CLIENT_RECOVERY
@@ -86,10 +86,9 @@ class Finished:
 
 class Call:
     """
-    A call made by a process of its own, so that it can block while others act.
+    A call in a separate process, so that it can block while others act.
 
-    It is a process and not a thread so that a call that never returns does not keep the tests
-    from ending.
+    Not a thread, because a call that never returns would keep the tests from ending.
     """
 
     def __init__(self, mount: "Mount", command: str) -> None:
@@ -117,7 +116,7 @@ class Call:
         return self
 
     def _is_in_write(self) -> bool:
-        # The number of the system call that a sleeping process is in; "running" for others.
+        # Holds the system call number if the process sleeps, otherwise "running".
         return Path(f"/proc/{self.pid}/syscall").read_text().split()[0] == "1"
 
     def has_ended(self, within: float = 0) -> bool:
@@ -130,11 +129,11 @@ class Call:
         return text.strip()
 
     def answer(self, within: float = 10) -> int:
-        """What was returned."""
+        """The return value."""
         return self.numbers(within)[0]
 
     def numbers(self, within: float = 10) -> list[int]:
-        """What was returned, and what else was answered."""
+        """The return value, followed by the other numbers of the answer."""
         if not self.has_ended(within * kernel.PATIENCE):
             raise CaseFailed(f"'{self.command}' has not returned within {within} s")
         text = self._read()
@@ -152,7 +151,7 @@ class Call:
 
 @contextmanager
 def before_it_runs(call: Call) -> Iterator[None]:
-    """What is done in here is done before a call that is woken gets to look, or nearly always."""
+    """Delays a woken call until the block has run, in nearly all cases."""
     mine = os.sched_getaffinity(0)
     shared = {min(mine)}
     os.sched_setscheduler(call.pid, os.SCHED_IDLE, os.sched_param(0))
@@ -165,7 +164,7 @@ def before_it_runs(call: Call) -> Iterator[None]:
 
 
 class Request:
-    """A request's directory, as an agent sees it."""
+    """A request's directory as an agent sees it."""
 
     FILES = ("rid", "ipv4_addr", "inet_addr", "reason", "elapsed_secs", "fenced", "error")
 
@@ -206,7 +205,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a leader."""
+    """A leader's state."""
 
     leading: bool
     reclaimed: int = 0
@@ -218,9 +217,9 @@ class Standing:
 
 
 def published_directory(minor: int) -> Path:
-    """The filesystem's own directory for a mount, by whose name scoutfs's tools know it.
+    """The filesystem's own directory for a mount, named as scoutfs's tools expect.
 
-    Reading a directory of sysfs may pass over an entry while others come and go.
+    Retries, as reading a sysfs directory may skip an entry while others come and go.
     """
     watch = Stopwatch()
     while not (found := list(kernel.SCOUTFS_SYSFS.glob(f"f.{minor:06x}.r.*"))):
@@ -245,7 +244,7 @@ class Mount:
 
     @property
     def log_name(self) -> str:
-        """The mount's label: what its log lines begin with."""
+        """The mount's label: the prefix of its log lines."""
         prefix = kernel.FENCE if self.directory.parent == kernel.FENCE_SYSFS else "scoutfs"
         return f"{prefix} {self.directory.name}"
 
@@ -269,7 +268,7 @@ class Mount:
     def background(self, command: str) -> Call:
         return Call(self, command)
 
-    # How the functions are called.
+    # Calls of the functions.
 
     def setup(self) -> int:
         return self.returns("setup")
@@ -295,7 +294,7 @@ class Mount:
         return self.returns(f"wait_next_jiffies {jiffies}")
 
     def drained(self, how: str = "") -> tuple[bool, bool]:
-        """What it returns, and the value of error afterwards, whatever it was before."""
+        """The return value and the resulting error, which must not depend on its previous value."""
         answers = {self.call(f"{how} drained {before}") for before in (0, 1)}
         equal(len(answers), 1, f"ways in which drained answers: {answers}")
         found = re.fullmatch(r"([01]) error=([01])\n", answers.pop())
@@ -321,23 +320,23 @@ class Mount:
         equal(self.returns("destroy"), 0)
 
     def waiter(self, milliseconds: int = 60_000) -> Call:
-        """A call of wait_fenced that waits."""
+        """A blocked call of wait_fenced."""
         return self.background(f"wait_fenced {milliseconds}").until_blocked()
 
     def setup_under(self, parent: str = "own") -> int:
-        """Sets it up below its own directory, or another one that the filesystem has."""
+        """Sets it up below its own directory or another of the filesystem's."""
         result = self.returns(f"setup_under {parent}")
         if not result:
             self.directory = self.published if parent == "own" else kernel.SCOUTFS_SYSFS
         return result
 
-    # What userspace sees of it.
+    # The mount as userspace sees it.
 
     def request(self, rid: int) -> Request:
         return Request(self.directory / "fence" / f"{rid:016x}")
 
     def started(self, rid: int, ip: str = "10.0.0.7", reason: int = CLIENT_RECOVERY) -> Request:
-        """The directory of a request that is new."""
+        """Starts a request; returns its directory."""
         equal(self.start(rid, ip, reason), 0, f"start {rid:x}")
         return self.request(rid)
 
@@ -346,7 +345,7 @@ class Mount:
 
 
 class Leader(Mount):
-    """A mount that can lead the cluster, and that has its requests in its own directory."""
+    """A mount that can lead the cluster; its requests are in its own directory."""
 
     FILESYSTEM = "fence_test_leader"
 
@@ -356,7 +355,7 @@ class Leader(Mount):
 
     @staticmethod
     def address(rid: int) -> str:
-        """Where the filesystem says that a mount of this rid was seen."""
+        """The address that the filesystem reports for a mount with this rid."""
         return f"10.0.0.{rid & 0xFF}"
 
     @staticmethod
@@ -384,7 +383,7 @@ class Leader(Mount):
         return Standing(found[1] == "1", int(found[2]), int(found[3]))
 
     def until(self, *wanted: Standing, within: float = 20) -> None:
-        """Returns once the leader is in one of these states."""
+        """Waits until the leader is in one of these states."""
         watch = Stopwatch()
         while (standing := self.standing()) not in wanted:
             if watch.seconds() > within * kernel.PATIENCE:
@@ -393,5 +392,5 @@ class Leader(Mount):
 
 
 def name(rid: int) -> str:
-    """A request's directory is called this."""
+    """The name of a request's directory."""
     return f"{rid:016x}"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Random sequences of steps, taken by the model and by the module.
+Runs random sequences of steps on the model and on the module, and compares the answers.
 
-A sequence is decided by its seed, and begins with nothing mounted.  Where the two answer a step
-differently, steps are left out for as long as there is still a difference.
+The seed determines a sequence, which begins with nothing mounted.  If the two answer a step
+differently, steps are removed while a difference remains.
 
-Time decides nothing: if a step has ended so late that requests may have timed out before they
-were meant to, the sequence ends without a verdict.
+Timing decides nothing: if a step ends so late that requests may have timed out too early, the
+sequence ends without a verdict.
 """
 
 import difflib
@@ -30,8 +30,8 @@ from model import DEFAULT_MS, FILES, LONG_WAIT, SHORT_MS, WRITABLE, Answer, Mode
 MOUNTS = Path("/tmp/model")
 STEPS_OF_A_SEQUENCE = 100
 TRIES = 3
-# The ticks of a guest that is starved of processor time come late, all at once: a span that begins
-# before them ends early by our clock.
+# A guest that is starved of CPU time gets its ticks late and in bursts: a timeout that starts
+# before a burst ends early by our clock.
 EARLY = 0.180
 LATE = 0.060
 SECONDS_OF_DOUBT = 1
@@ -39,17 +39,17 @@ SECONDS_TO_FAIL = 5
 SECONDS_OF_A_SEQUENCE = 60
 SECONDS_BETWEEN_SIGNS = 20
 
-# A model may be asked for that is wrong on purpose.
+# May make a model that is wrong on purpose.
 MakeModel = Callable[[], Model]
 
 
 class Uncertain(Exception):
-    """It is unknown which requests had timed out when a step was taken."""
+    """It is unknown which requests had timed out at a step."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The steps that were taken, and what was answered to the last of them."""
+    """The steps taken, and both answers to the last of them."""
 
     steps: list[Step]
     wanted: Answer
@@ -57,10 +57,10 @@ class Difference:
 
 
 class Module:
-    """The module, by way of sysfs and of the file by which a mount's functions are called."""
+    """Drives the module through sysfs and through each mount's call file."""
 
     def __init__(self) -> None:
-        # Where each mount's requests could be shown, and where they should be.
+        # The possible parents of each mount's requests, and the expected one.
         self._directories: dict[str, dict[str, str]] = {}
         self._parents: dict[str, str] = {}
         self._files: dict[str, int] = {}
@@ -122,7 +122,7 @@ class Module:
 
     @staticmethod
     def _left(text: str, timeout: str) -> Answer:
-        """What wait_next answered; how much of its time was left is right from 1 to all of it."""
+        """wait_next's answer; any remaining time from 1 up to the timeout counts as "ready"."""
         answer, _, jiffies = text.partition(" timeout=")
         left = int(answer)
         return "ready" if 1 <= left <= max(1, int(jiffies or timeout)) else left
@@ -137,13 +137,13 @@ class Module:
         return 0
 
     def until_failed(self, requests: Iterable[tuple[str, str]]) -> None:
-        """Waits until they have failed, or should have long ago."""
+        """Waits until these requests have failed, or are long overdue."""
         end = time.monotonic() + SECONDS_TO_FAIL
         for name, rid in requests:
             while self.do(("read", name, rid, "error")) == "0\n" and time.monotonic() < end:
                 time.sleep(0.002)
 
-    # What is in sysfs.
+    # Reading sysfs.
 
     def _requests(self, name: str) -> str:
         return f"{self._directories[name][self._parents[name]]}/fence"
@@ -192,7 +192,7 @@ class Module:
         return 0
 
     def do_look(self) -> Answer:
-        """Every directory of requests, of whatever mount."""
+        """The directories of all requests of all mounts."""
         owners = {
             directory: f"{name} in {kind}"
             for name, directories in self._directories.items()
@@ -218,7 +218,7 @@ def say(*lines: str) -> None:
 
 @contextmanager
 def told_if_it_hangs(steps: list[Step]) -> Iterator[None]:
-    """Prints the steps if the last of them never returns; nothing can be done about it."""
+    """Prints the steps if the last one hangs; the call itself cannot be aborted."""
 
     def tell() -> None:
         say(f"not over within {SECONDS_OF_A_SEQUENCE} s:", *map(written, steps))
@@ -232,12 +232,12 @@ def told_if_it_hangs(steps: list[Step]) -> Iterator[None]:
 
 
 class Times:
-    """When the steps of a sequence were taken, and when the requests that they made time out."""
+    """The times of a sequence's steps, and the deadlines of the requests that they made."""
 
     def __init__(self) -> None:
         self._taken: dict[int, tuple[float, float]] = {}
         self._begin = 0.0
-        # Until when no request times out, and from when on all of them should have.
+        # No request times out before the first; after the second all of them should have.
         self._none_before = float("inf")
         self._all_after = 0.0
 
@@ -245,7 +245,7 @@ class Times:
         self._begin = time.monotonic()
 
     def end(self, model: Model) -> None:
-        """The step has been taken that the model took before."""
+        """Records that the module has taken the model's last step."""
         now = time.monotonic()
         self._taken[model.steps] = self._begin, now
         if model.made and model.made.times_out():
@@ -261,7 +261,7 @@ class Times:
         time.sleep(max(0, self._all_after + LATE - time.monotonic()))
 
     def agree(self, wanted: Answer, got: Answer) -> bool:
-        """Whether the answers are the same, but for seconds that have elapsed since a step."""
+        """Whether the answers agree, with tolerance for elapsed seconds."""
         if wanted == got or not isinstance(wanted, str) or not isinstance(got, str):
             return wanted == got
         pairs = list(zip(wanted.splitlines(), got.splitlines(), strict=False))
@@ -281,12 +281,12 @@ class Times:
 
 
 def _the_same(steps: list[Step], _: Model) -> list[Step]:
-    """Steps that have been decided on."""
+    """A fixed sequence of steps."""
     return steps
 
 
 class Runner:
-    """Takes sequences of steps, each from the beginning."""
+    """Runs sequences of steps, each from the initial state."""
 
     def __init__(self, make_model: MakeModel, log: kernel.KernelLog) -> None:
         self._make_model = make_model
@@ -296,7 +296,7 @@ class Runner:
         self.uncertain = 0
 
     def run(self, steps: Callable[[Model], Iterable[Step]]) -> Difference | None:
-        """Takes the steps until there is a difference, or the kernel complains."""
+        """Runs the steps until there is a difference or the kernel complains."""
         self._give_sign()
         model = self._make_model()
         taken: list[Step] = []
@@ -336,7 +336,7 @@ class Runner:
         return None
 
     def shrink(self, difference: Difference) -> Difference:
-        """Leaves out every step that can be left out: many at once at first, then one by one."""
+        """Removes all unnecessary steps: many at once at first, then one by one."""
         size = len(difference.steps) // 2
         while size:
             end = len(difference.steps)
@@ -354,13 +354,13 @@ class Runner:
         return difference
 
     def _give_sign(self) -> None:
-        """A guest that prints nothing is taken for one that hangs."""
+        """Prints progress, as a silent guest is considered hung."""
         if time.monotonic() > self._sign + SECONDS_BETWEEN_SIGNS:
             self._sign = time.monotonic()
             say(f"{self.taken} steps so far")
 
 
-# What sequences are made of.
+# The parts of sequences.
 
 RIDS = ("1", "2", "3", "0", "fedcba9876543210", "ffffffffffffffff")
 IPV4 = ("10.0.0.7", "10.1.2.3", "0.0.0.0", "255.255.255.255", "192.168.255.0")
@@ -416,7 +416,7 @@ NO_SPANS = (
 )
 PARENTS = ("own", "own", "shared", "shared", "nameless", "none")
 
-# How often each kind of step is taken.
+# The relative frequency of each kind of step.
 WEIGHTS = {
     "start": 24,
     "start_addr": 8,
@@ -454,14 +454,14 @@ WEIGHTS = {
 
 
 class Sequence:
-    """The steps of a seed; the next ones depend on the model's state."""
+    """The steps of a seed; each depends on the model's state."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         pick = self._random.choice
-        # Some kinds are left out or taken often, so that sequences are not all alike.
+        # Omits some kinds and favours others, to vary the sequences.
         weights = {kind: weight * pick((0, 1, 1, 1, 4)) for kind, weight in WEIGHTS.items()}
-        # It takes its time.
+        # Short timeouts take time, so most sequences have none.
         if self._random.random() < 0.8:
             weights["hurry"] = 0
         self._rids = self._random.sample(RIDS, pick(range(1, len(RIDS))))
@@ -481,7 +481,7 @@ class Sequence:
 
     @staticmethod
     def _settle(name: str, model: Model) -> Iterator[Step]:
-        """Frees all requests, after which nothing of them may be left."""
+        """Frees all requests and checks that nothing of them is left."""
         for rid in list(model.mounts[name].requests):
             yield "call", name, "free", f"{rid:x}"
         yield "call", name, "drained", "1"
@@ -555,7 +555,7 @@ class Sequence:
 
 
 def written(step: Step) -> str:
-    """A step as people read it."""
+    """A step in readable form."""
     words = [word if re.fullmatch(r"[\w.:-]+", word) else repr(word) for word in step]
     return " ".join(word if len(word) < 50 else f"{word[:4]}...{word[-2:]}" for word in words)
 
@@ -567,7 +567,7 @@ def readable(answer: Answer) -> str:
 
 
 def describe(difference: Difference) -> list[str]:
-    """The steps, and what their last one answers."""
+    """The steps, and both answers to the last one."""
     wanted, got = difference.wanted, difference.got
     lines = [f"  {written(step)}" for step in difference.steps]
     if isinstance(wanted, str) and isinstance(got, str) and "\n" in wanted[:-1]:
@@ -579,7 +579,7 @@ def describe(difference: Difference) -> list[str]:
 
 @contextmanager
 def quiet_console() -> Iterator[None]:
-    """Lets lines go to the kernel's log only: the serial line is slow."""
+    """Keeps log lines off the console: the serial line is slow."""
     levels = Path("/proc/sys/kernel/printk")
     before = levels.read_text()
     levels.write_text("1")
@@ -590,11 +590,11 @@ def quiet_console() -> Iterator[None]:
 
 
 def differences(runner: Runner, seed: int, steps: int) -> Iterator[tuple[int, Difference]]:
-    """Runs the sequence of this seed, and those of the next ones until there were enough steps."""
+    """Runs the sequences of this seed and the following ones until enough steps were taken."""
     left = steps
     while left > 0:
         before = runner.taken
-        # The console then shows what the kernel died of.
+        # If the kernel dies, the console shows the seed that killed it.
         Path("/dev/kmsg").write_text(f"<0>the sequence of seed {seed}\n")
         difference = runner.run(Sequence(seed).steps)
         left -= runner.taken - before
@@ -605,9 +605,9 @@ def differences(runner: Runner, seed: int, steps: int) -> Iterator[tuple[int, Di
 
 def search(runner: Runner, seed: int, steps: int) -> tuple[int, Difference] | None:
     """
-    The shortest sequence that shows a difference, and the seed of the one that it is left of.
+    Finds the shortest sequence with a difference, and the seed from which it was shrunk.
 
-    Which steps can be left out depends on where one begins, so there is more than one try.
+    How far a sequence shrinks depends on the original, so several are tried.
     """
     shortest: tuple[int, Difference] | None = None
     for origin, difference in itertools.islice(differences(runner, seed, steps), TRIES):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Faults that are planted to see that they are reported: do the tests' instruments work?
+Plants faults to check that the tests' instruments report them.
 
-Each instrument runs like a case, and must fail for the reason that it names. Some plant a fault in
-the module itself, by a change of its sources; the host builds those.
+Each instrument runs like a case and must fail for the reason that it names. Some plant a fault in
+the module itself by changing its sources; the host builds those.
 """
 
 import os
@@ -28,7 +28,7 @@ FAULTS = "fence_test_faults"
 
 @dataclass(frozen=True)
 class Change:
-    """A replacement in one of the module's files, whose old text occurs once."""
+    """A replacement in one of the module's files; the old text must occur exactly once."""
 
     file: str
     old: str
@@ -45,9 +45,9 @@ class Change:
 @dataclass(frozen=True)
 class Instrument:
     function: CaseFunction
-    # What one of the lines says that report why the case failed.
+    # A pattern that one of the reported lines must match.
     reports: str
-    # The option of the kernel's configuration that it needs, if any.
+    # The kernel configuration option that it needs, if any.
     option: str
     change: Change | None
     # Whether the module is built with its unit tests.
@@ -60,7 +60,7 @@ ALL: dict[str, Instrument] = {}
 def instrument(
     reports: str, option: str = "", change: Change | None = None, unit_tests: bool = False
 ) -> Callable[[CaseFunction], CaseFunction]:
-    """Makes a function an instrument, called by the function's name with hyphens."""
+    """Registers a function as an instrument, named after the function with hyphens."""
 
     def add(function: CaseFunction) -> CaseFunction:
         assert function.__doc__
@@ -72,7 +72,7 @@ def instrument(
 
 
 def plant(fault: str) -> None:
-    """Has the module of faults make one."""
+    """Triggers a fault in the module of faults."""
     kernel.load(FAULTS)
     try:
         kernel.set_parameter(FAULTS, "plant", fault)
@@ -86,7 +86,7 @@ def run_case(name: str) -> CaseFunction:
 
 @contextmanager
 def told(**variables: str) -> Iterator[None]:
-    """Sets variables that a case reads from the environment."""
+    """Sets environment variables for a case."""
     os.environ |= variables
     try:
         yield
@@ -98,7 +98,7 @@ def told(**variables: str) -> Iterator[None]:
 START = [subject for subject in ON_A_MOUNT if subject.name == "start"]
 
 
-# First: after most other reports lockdep looks no more.
+# First, because most other reports switch lockdep off.
 @instrument(
     r"possible circular locking dependency",
     option="CONFIG_PROVE_LOCKING",
@@ -110,12 +110,12 @@ START = [subject for subject in ON_A_MOUNT if subject.name == "start"]
     ),
 )
 def lock_inversion(case: Case) -> None:
-    """A write to a file takes the lock under which the file is removed."""
+    """A write to a file takes the lock that is held while the file is removed."""
     mount = case.mount()
     request = mount.started(1)
     request.set_fenced()
-    # To lockdep the removal of a file is a lock only if it waits for an active reference. That is a
-    # reader's here: with a writer both would wait for ever.
+    # Lockdep sees a file's removal as a lock only if it waits for an active reference. Here a
+    # reader holds that reference; with a writer both would deadlock.
     reader = Actors(ignoring(partial(request.read, "fenced"), ENOENT, ENODEV))
     watch = Stopwatch()
     while not case.log.complaints() and watch.seconds() < 60:
@@ -135,7 +135,7 @@ def lock_inversion(case: Case) -> None:
     ),
 )
 def sleep_in_atomic(case: Case) -> None:
-    """Memory is allocated, which may sleep, with the spinlock held."""
+    """The module makes a sleeping allocation with the spinlock held."""
     case.mount().started(1).set_fenced()
 
 
@@ -159,11 +159,11 @@ def sleep_in_atomic(case: Case) -> None:
     ),
 )
 def use_after_free(case: Case) -> None:
-    """The module's Rust code reads what it has freed."""
+    """The module's Rust code reads freed memory."""
     case.mount().started(1).set_fenced()
 
 
-# The waiter learns of what it waits for when its own time is over.
+# The waiter notices its condition only when its own timeout expires.
 LOST_WAKE_UP = Change(
     "src/mount.rs",
     "        this.changed.wake_up_all();\n        Self::queue_notify(this, request);\n",
@@ -179,7 +179,7 @@ def lost_wake_up(case: Case) -> None:
 
 @instrument(r"blocked for more than", option="CONFIG_DETECT_HUNG_TASK", change=LOST_WAKE_UP)
 def hung_task(case: Case) -> None:
-    """The same, for a waiter that waits for longer than the kernel thinks right."""
+    """The same, with a waiter that sleeps longer than the hung task timeout."""
     mount = case.mount()
     request = mount.started(1)
     with kernel.hung_after(2):
@@ -190,7 +190,7 @@ def hung_task(case: Case) -> None:
 
 @instrument(r"sleeping function called from invalid context", option="CONFIG_DEBUG_ATOMIC_SLEEP")
 def wait_in_atomic(case: Case) -> None:
-    """A caller with a spinlock held waits, with a timeout, for what has happened already."""
+    """A caller holding a spinlock waits, with a timeout, for a condition that already holds."""
     equal(case.mount().returns("atomic wait_fenced_jiffies 10"), 0)
 
 
@@ -202,19 +202,19 @@ def undefined_behaviour(case: Case) -> None:
 
 @instrument(r"list_del corruption", option="CONFIG_DEBUG_LIST")
 def list_corruption(case: Case) -> None:
-    """An entry is taken off a list that it is not on."""
+    """An entry is removed from a list that it is not on."""
     plant("corrupt_a_list")
 
 
 @instrument(r"ODEBUG: free active", option="CONFIG_DEBUG_OBJECTS_FREE")
 def freed_while_active(case: Case) -> None:
-    """A timer that is going to expire is freed."""
+    """A pending timer is freed."""
     plant("free_an_active_timer")
 
 
 @instrument(r"ODEBUG: free active", option="CONFIG_DEBUG_KOBJECT_RELEASE")
 def freed_with_the_last_reference(case: Case) -> None:
-    """A kobject is freed together with its last reference, before its release."""
+    """A kobject's memory is freed along with its last reference, before its release."""
     plant("free_a_kobject")
 
 
@@ -229,7 +229,7 @@ def freed_with_the_last_reference(case: Case) -> None:
     unit_tests=True,
 )
 def failing_unit_test(case: Case) -> None:
-    """A request that fails counts as fenced."""
+    """A failed request counts as fenced."""
     run_unit_tests(case, "planted/failing-unit-test")
 
 
@@ -241,15 +241,15 @@ def data_race(case: Case) -> None:
 
 @instrument(r"the module differs from the model")
 def model_difference(case: Case) -> None:
-    """In the model a stop drops no request."""
+    """The model's stop drops no requests."""
     with told(FENCE_TEST_PLANT="StopsNothing", FENCE_TEST_STEPS="300"):
         run_case("the-module-does-what-the-model-does")(case)
 
 
-# The planted module is there until torture loads the modules anew, which it does after 20 s.
+# The planted module stays until torture reloads the modules after 20 s.
 @instrument(r"was left asleep", change=LOST_WAKE_UP)
 def left_asleep(case: Case) -> None:
-    """No waiter is woken when a request is fenced, while everything happens at once."""
+    """During torture no waiter is woken when a request is fenced."""
     with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
         run_case("torture")(case)
 
@@ -263,7 +263,7 @@ def left_asleep(case: Case) -> None:
     ),
 )
 def reported_as_fenced(case: Case) -> None:
-    """A request that times out counts as fenced."""
+    """A timed-out request counts as fenced."""
     with told(FENCE_TEST_SECONDS_OF_TORTURE="20"):
         run_case("torture")(case)
 
@@ -279,7 +279,7 @@ def reported_as_fenced(case: Case) -> None:
     ),
 )
 def overlooked_error(case: Case) -> None:
-    """A file that there is no memory for is left out, without an error."""
+    """A file whose allocation fails is silently left out."""
     try_all(case, "", START)
 
 
@@ -292,19 +292,19 @@ FORGOTTEN_DIRECTORY = Change(
 
 @instrument(r"leaves objects", option=faults.OPTION, change=FORGOTTEN_DIRECTORY)
 def growing_slabs(case: Case) -> None:
-    """A directory that there was no memory for keeps what it had, each time."""
+    """Every directory that fails for lack of memory leaks what it had allocated."""
     pile_up(case, "", START)
 
 
 @instrument(r"leaks, the first", option="CONFIG_DEBUG_KMEMLEAK", change=FORGOTTEN_DIRECTORY)
 def leak_without_memory(case: Case) -> None:
-    """The same, found as memory without a pointer to it."""
+    """The same, found by kmemleak."""
     kernel.KMEMLEAK.write_text("clear\n")
     try_all(case, "", START)
     run_case("nothing-is-leaked")(case)
 
 
-# Near the end: after this the kernel is not what it was.
+# Near the end, because the kernel is damaged afterwards.
 @instrument(
     r"panicked at|rust_kernel",
     option="CONFIG_RUST_OVERFLOW_CHECKS",
@@ -317,11 +317,11 @@ def leak_without_memory(case: Case) -> None:
     unit_tests=True,
 )
 def arithmetic_overflow(case: Case) -> None:
-    """The module's Rust code adds what makes a number too large."""
+    """The module's Rust code overflows an addition."""
     run_unit_tests(case, "planted/arithmetic-overflow")
 
 
-# Last: what is leaked keeps the module's directory in sysfs.
+# Last, because the leaked memory keeps the module's directory in sysfs.
 @instrument(
     r"leaks, the first",
     option="CONFIG_DEBUG_KMEMLEAK",
@@ -332,7 +332,7 @@ def arithmetic_overflow(case: Case) -> None:
     ),
 )
 def leak(case: Case) -> None:
-    """A freed request is forgotten, and its memory with it."""
+    """The memory of a freed request is leaked."""
     kernel.KMEMLEAK.write_text("clear\n")
     mount = case.mount()
     for rid in range(5):

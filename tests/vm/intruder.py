@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Tries what only root of the host may do to a request, and prints what came of it.
+Tries to do to a request what only the host's root may do, and prints the results.
 
-intruder.py DIRECTORY [SYSFS]    the request's directory; where to mount a sysfs of one's own
+intruder.py DIRECTORY [SYSFS]    the request's directory; where to mount its own sysfs
 """
 
 import json
@@ -18,7 +18,7 @@ SYSFS = Path("/sys")
 
 
 def errno_of(action: Callable[..., object], *arguments: object) -> int:
-    """The errno that it ended with, 0 if it worked."""
+    """The errno of an action, or 0 if it succeeded."""
     try:
         action(*arguments)
     except OSError as error:
@@ -40,14 +40,14 @@ def read(request: Path) -> None:
 
 
 def attempts(request: Path, sysfs: Path) -> dict[str, Callable[[], object]]:
-    """What is tried with a request as one sysfs shows it."""
+    """The actions to try on a request, as it appears in this sysfs."""
     timeout_ms = sysfs / kernel.TIMEOUT_MS.relative_to(SYSFS)
     tried: dict[str, Callable[[], object]] = {
         "set timeout_ms": partial(write, timeout_ms, "100"),
         "make a directory": (request / "intruder").mkdir,
         "remove the directory": request.rmdir,
     }
-    # Before the mode is changed, which root can.
+    # Before the mode changes below, which succeed for root.
     for file in ("fenced", "error"):
         tried[f"write {file}"] = partial(write, request / file, "1")
     for file in ("fenced", "error"):

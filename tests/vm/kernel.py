@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the cases need of the guest's kernel: system calls, modules and the kernel's log."""
+"""The guest's kernel as the cases use it: system calls, modules and the kernel log."""
 
 import ctypes
 import os
@@ -28,19 +28,19 @@ KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 SLABS = Path("/sys/kernel/slab")
 ALLOCATIONS = Path("/sys/kernel/debug/slab")
 
-# How much longer things may take: a kernel that watches itself is slow.
-# A question that unprivileged users may ask.
+# Factor by which time limits are extended: an instrumented kernel is slow.
+# os.path.exists() works for unprivileged users too.
 PATIENCE = 4 if os.path.exists(KMEMLEAK) or os.path.exists("/sys/kernel/debug/kcsan") else 1
 
 MNT_DETACH = 2
-# The numbers of x86_64; the C library has no functions for these two.
+# x86_64 system call numbers; the C library wraps neither.
 SYS_DELETE_MODULE = 176
 SYS_FINIT_MODULE = 313
 
-# Of modules that are built out of tree, that are not signed, and that run unit tests.
+# Taints by modules that are built out of tree, unsigned, or run unit tests.
 USUAL_TAINTS = 1 << 12 | 1 << 13 | 1 << 18
 
-# Levels of the kernel's log.
+# Log levels of the kernel.
 WARNING = 4
 INFORMATION = 6
 DEBUG = 7
@@ -68,7 +68,7 @@ def is_loaded(module: str) -> bool:
 
 
 def load(module: str, parameters: str = "", build: str = "") -> None:
-    """Loads a module; `build` names the folder of one that is not the usual."""
+    """Loads a module; `build` names the folder of a variant."""
     file = os.open(MODULES / build / f"{module}.ko", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.syscall(SYS_FINIT_MODULE, file, parameters.encode(), 0):
@@ -99,18 +99,18 @@ def set_parameter(module: str, parameter: str, value: object) -> None:
 
 
 def taints() -> int:
-    """What happened to the kernel, but for what happens to every kernel here."""
+    """The kernel's taints without the usual ones."""
     return int(Path("/proc/sys/kernel/tainted").read_text()) & ~USUAL_TAINTS
 
 
 def lockdep_looks() -> bool:
-    """Whether lockdep has not reported anything yet, after which it looks no more."""
+    """Whether lockdep is still active; it switches itself off after a report."""
     return not LOCKDEP.exists() or re.search(r"debug_locks: +1\n", LOCKDEP.read_text()) is not None
 
 
 @contextmanager
 def hung_after(seconds: int) -> Iterator[None]:
-    """Has the kernel complain of tasks that sleep uninterruptibly for so long."""
+    """Makes the kernel report tasks that sleep uninterruptibly for this long."""
     before = HUNG_TASK.read_text()
     HUNG_TASK.write_text(f"{seconds}\n")
     try:
@@ -120,8 +120,8 @@ def hung_after(seconds: int) -> Iterator[None]:
 
 
 def leaks() -> list[str]:
-    """Allocations without a pointer to them, with their call traces."""
-    # Only allocations of five seconds ago are scanned, and only those found twice reported.
+    """Unreferenced allocations reported by kmemleak, with their call traces."""
+    # kmemleak ignores allocations younger than five seconds, and reports those found twice.
     time.sleep(5)
     for _ in range(2):
         KMEMLEAK.write_text("scan\n")
@@ -130,16 +130,16 @@ def leaks() -> list[str]:
 
 def objects_of_module() -> Counter[str]:
     """
-    How many objects there are that the module has allocated, or has had allocated, by where.
+    Counts the objects allocated by the module or on its behalf, by call trace.
 
-    Only in the caches that the kernel traces since it booted.
+    Covers only the caches that the kernel has traced since it booted.
     """
     counts: Counter[str] = Counter()
     caches = sorted(ALLOCATIONS.iterdir())
     if not caches:
         raise RuntimeError("the kernel was booted without slab_debug=U, and knows of no object")
     for cache in caches:
-        # That also frees the objects in KASAN's quarantine.
+        # This also frees the objects in KASAN's quarantine.
         (SLABS / cache.name / "shrink").write_text("1\n")
         for place in (cache / "alloc_traces").read_text().split("\n\n"):
             count, *stack = place.split("\n")
@@ -156,7 +156,7 @@ class LogLine:
     text: str
 
 
-# What the kernel prints when something is wrong with it, whatever the cause.
+# Lines that the kernel prints if something is wrong, whatever the cause.
 _COMPLAINT = re.compile(
     r"WARNING|BUG|Oops|Call Trace|INFO: (task|rcu|possible|trying)|rcu: INFO|blocked for more than"
     r"|general protection|unable to handle|list_(add|del) corruption|refcount_t"
@@ -164,8 +164,8 @@ _COMPLAINT = re.compile(
     r"|possible recursive|kobject|kernfs|sysfs|UBSAN|KASAN|kmemleak|ODEBUG|debugobjects"
     r"|soft lockup|hard LOCKUP|page allocation failure|panicked|rust_kernel",
 )
-# Printed once for each boot by whatever module is built out of tree and not signed; and for each
-# kobject, which DEBUG_KOBJECT_RELEASE lets live on for a while.
+# Printed once per boot for an unsigned out-of-tree module, and for each kobject whose release
+# DEBUG_KOBJECT_RELEASE delays.
 _ALLOWED = re.compile(
     r"loading out-of-tree module taints kernel|module verification failed"
     r"|^kobject: '.*: kobject_release, parent .* \(delayed \d+\)$"
@@ -173,7 +173,7 @@ _ALLOWED = re.compile(
 
 
 class KernelLog:
-    """The lines the kernel has logged since this was made."""
+    """The lines that the kernel has logged since this object was made."""
 
     def __init__(self) -> None:
         self._file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -199,7 +199,7 @@ class KernelLog:
             except BlockingIOError:
                 return list(self._lines)
             except BrokenPipeError:
-                # Lines were overwritten before they were read: what they said is not known.
+                # Lines were overwritten before they were read; any of them may be a complaint.
                 self._lines.append(LogLine(WARNING, "BUG: the kernel's log has overflown"))
                 continue
             head, _, message = record.partition(";")
@@ -207,16 +207,16 @@ class KernelLog:
             self._lines.append(LogLine(int(head.split(",", 1)[0]) & 7, text))
 
     def skip(self) -> None:
-        """Forgets the lines that there are so far."""
+        """Discards the lines so far."""
         os.lseek(self._file, 0, os.SEEK_END)
         self._lines.clear()
 
     def allow(self, pattern: str) -> None:
-        """Lines that are this and nothing else are no complaints: something is to go wrong."""
+        """Accepts lines that match `pattern` in full: the case provokes them."""
         self._allowed.append(pattern)
 
     def take(self) -> list[LogLine]:
-        """The lines that there are so far, which are forgotten then."""
+        """Returns the lines so far and discards them."""
         lines = self.lines()
         self._lines.clear()
         return lines
@@ -231,7 +231,7 @@ class KernelLog:
         ]
 
     def of_module(self) -> list[LogLine]:
-        """The lines of the module, and the kernel's about it."""
+        """The lines by or about the module."""
         return [
             line
             for line in self.lines()

@@ -3,7 +3,7 @@
 Runs cases in the guest and prints KTAP.
 
 main.py [NAME...]    runs these cases, or all
-main.py --list       prints their names, and what they need of the kernel; works anywhere
+main.py --list       prints their names and the kernel options they need; works anywhere
 main.py --instruments NAME...   runs these instruments instead
 """
 
@@ -23,7 +23,7 @@ from fence import CaseFailed
 
 HERE = Path(__file__).resolve().parent
 
-# What the others have leaked is looked for at last.
+# The leak check runs last and covers all other cases.
 _FILES = sorted((HERE / "cases").glob("*.py"), key=lambda file: (file.stem == "leaks", file))
 for _file in _FILES:
     importlib.import_module(f"cases.{_file.stem}")
@@ -35,7 +35,7 @@ def say(*lines: str) -> None:
 
 
 def where(error: BaseException) -> list[str]:
-    """The lines of the case that led to the error, innermost last."""
+    """The case's lines that led to the error, innermost last."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -59,14 +59,14 @@ def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
         except OSError as error:
             return explain(error), []
         problems += [f"the kernel complained of loading: {line}" for line in log.complaints()]
-        # What is logged from here on is the case's.
+        # Lines logged from here on belong to the case.
         log.skip()
         state = case.Case(log)
         steps: list[Callable[[], None]] = [partial(function, state), state.tidy, state.check_log]
         for step in steps:
             try:
                 step()
-            except Exception as error:  # whatever a case raises is its failure
+            except Exception as error:  # any exception fails the case
                 problems += explain(error)
         if kernel.taints() != taints:
             problems.append(f"the kernel is tainted now: {taints} became {kernel.taints()}")
@@ -93,7 +93,7 @@ def run_instrument(name: str) -> tuple[list[str], list[str]]:
 
 
 def check_kernel() -> None:
-    """Ends all if something was wrong with the kernel before the first case."""
+    """Exits if something was wrong with the kernel before the first case."""
     if taints := kernel.taints():
         sys.exit(f"The kernel is tainted since it booted: {taints}.")
     if not kernel.lockdep_looks():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-A systemd with a journal, in which the guest's services run.
+Runs systemd with a journal in the guest, for cases that need services.
 
-It is process 1 of a namespace of its own, so that the guest boots as for every other case.
+It is process 1 of its own PID namespace, so the guest boots as it does for all other cases.
 """
 
 import json
@@ -21,7 +21,7 @@ from fence import CaseFailed, Stopwatch
 UNITS = Path("/etc/systemd/system")
 SYSTEMD = "/usr/lib/systemd/systemd"
 
-# Nothing of what a whole machine starts, but the journal.
+# The journal, and nothing else of a full boot.
 TARGET = """
 [Unit]
 Description=What a case needs
@@ -32,17 +32,17 @@ SECONDS_TO_START = 120 * kernel.PATIENCE
 
 
 class Systemd:
-    """A running systemd, and how to talk to it."""
+    """A running systemd."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command where systemd runs: it refuses to talk to others."""
+        """Runs a command in systemd's namespaces; systemd refuses clients outside them."""
         return subprocess.run(self._there(command), capture_output=True, text=True, check=False)
 
     def begin(self, *command: str) -> subprocess.Popen[bytes]:
-        """Starts a command where systemd runs."""
+        """Starts a command in systemd's namespaces."""
         return subprocess.Popen(self._there(command))
 
     def _there(self, command: Sequence[str]) -> list[str]:
@@ -58,7 +58,7 @@ class Systemd:
         return self.systemctl("show", "--value", f"--property={name}", unit).strip()
 
     def until(self, unit: str, name: str, *wanted: str, within: float = SECONDS_TO_START) -> None:
-        """Returns once a property of a unit has one of these values."""
+        """Waits until a unit's property has one of these values."""
         watch = Stopwatch()
         while (value := self.property(unit, name)) not in wanted:
             if watch.seconds() > within:
@@ -68,12 +68,12 @@ class Systemd:
             time.sleep(0.05)
 
     def journal(self, unit: str) -> list[dict[str, str]]:
-        """What the journal holds of a unit, with all fields."""
+        """A unit's journal entries with all fields."""
         done = self.run("journalctl", "--output=json", f"--unit={unit}", "--no-pager")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def told(self, unit: str) -> str:
-        """What a person reads of a unit."""
+        """A unit's messages in the journal."""
         return "\n".join(entry["MESSAGE"] for entry in self.journal(unit))
 
     def until_told(self, unit: str, text: str, within: float = SECONDS_TO_START) -> None:
@@ -92,7 +92,7 @@ def _mount_control_groups() -> None:
 
 @contextmanager
 def systemd() -> Iterator[Systemd]:
-    """Starts systemd, and takes it away again with all that runs in it."""
+    """Starts systemd; kills it afterwards, together with all its processes."""
     _mount_control_groups()
     UNITS.mkdir(parents=True, exist_ok=True)
     (UNITS / "case.target").write_text(TARGET)
@@ -124,23 +124,23 @@ def systemd() -> Iterator[Systemd]:
         unshare.send_signal(signal.SIGKILL)
         unshare.wait()
         watch = Stopwatch()
-        # It takes all that runs in its namespace with it before it is gone itself.
+        # The kernel kills all processes in its namespace before it is reaped.
         while _pids():
             watch.at_most(SECONDS_TO_START)
             time.sleep(0.05)
-        # Its /run is the guest's.
+        # It shares /run with the guest.
         for name in ("systemd", "log"):
             shutil.rmtree(Path("/run", name), ignore_errors=True)
 
 
 def _pids() -> list[int]:
-    """The guest's systemd, and what it has started that runs no other program yet."""
+    """The guest's systemd, and its children that have not called execve() yet."""
     done = subprocess.run(["pidof", "systemd"], stdout=subprocess.PIPE, text=True, check=False)
     return [int(pid) for pid in done.stdout.split()]
 
 
 def _child_of(parent: int) -> int | None:
-    """The systemd that this process has started, if it runs yet."""
+    """The systemd that this process has started, or None if it does not run yet."""
     for pid in _pids():
         with suppress(FileNotFoundError):
             if f"\nPPid:\t{parent}\n" in Path(f"/proc/{pid}/status").read_text():

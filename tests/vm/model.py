@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-The two interfaces as a program that is short enough to be read beside include/fence.h.
+A model of both interfaces, short enough to be read beside include/fence.h.
 
-It promises what the header and the table of files promise, and knows nothing of how the module does
-it.  A step is a few words; what it answers is a number, negative for errors, or a text.
-None is the answer to a step that makes no sense in this state, or that would wait for ever.
+It keeps the promises of the header and the table of files, and knows nothing of the module's
+implementation.  A step is a few words; its answer is a number, negative for errors, or a text.
+The answer is None if the step makes no sense in this state, or would wait for ever.
 """
 
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from errno import EACCES, EAFNOSUPPORT, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ESTA
 Step = tuple[str, ...]
 Answer = int | str | None
 
-# A span that passes while a sequence runs.  The others that sequences set never do.
+# The only timeout in a sequence that is short enough to expire while it runs.
 SHORT_MS = 300
 DEFAULT_MS = 30_000
 REASONS = {0: "client_recovery", 1: "client_reconnect", 2: "quorum_block_leader"}
 FILES = ("rid", "ipv4_addr", "inet_addr", "reason", "elapsed_secs", "fenced", "error")
 WRITABLE = ("fenced", "error")
-# How much of a write sysfs takes.
+# The most that sysfs accepts in one write.
 PAGE = 4096
-# A wait of this many milliseconds or jiffies is over after the timeout of a short request.
+# A wait of this many milliseconds or jiffies outlasts the timeout of a short request.
 LONG_WAIT = 3000
 
 
@@ -45,7 +45,7 @@ class Request:
             "ipv4_addr": "0.0.0.0" if ":" in self.address else self.address,
             "inet_addr": self.address,
             "reason": REASONS.get(self.reasons[0], "unknown"),
-            # A reader with a clock knows the seconds since then.
+            # The caller knows the seconds since that step.
             "elapsed_secs": f"since step {self.made}",
             "fenced": str(int(self.state == "fenced")),
             "error": str(int(self.state == "failed")),
@@ -62,7 +62,7 @@ class Request:
 
 
 def reason_class(reason: int) -> int:
-    """The reasons without a name count as one."""
+    """The class of a reason; all unnamed reasons form one class."""
     return reason if reason in range(3) else 3
 
 
@@ -73,9 +73,9 @@ def is_true(text: str) -> bool:
 
 @dataclass
 class Mount:
-    # In the order of their start.
+    # In the order in which they were started.
     requests: dict[int, Request] = field(default_factory=dict)
-    # Below what the requests are shown; None if the mount is not set up.
+    # The parent of the requests' directory; None if the mount is not set up.
     parent: str | None = None
 
     def has(self, *states: str) -> bool:
@@ -88,8 +88,8 @@ class Model:
         self.files: dict[str, tuple[Request, str]] = {}
         self.timeout_ms = DEFAULT_MS
         self.steps = 0
-        # The request that the last step made, and whether it went on until those that can time out
-        # had done so.
+        # The request that the last step made, and whether the step lasted until all short requests
+        # had timed out.
         self.made: Request | None = None
         self.time_passed = False
 
@@ -101,7 +101,7 @@ class Model:
         return answer
 
     def hurried(self) -> list[tuple[str, Request]]:
-        """The requests that are going to time out."""
+        """The requests that will time out."""
         return [
             (name, request)
             for name, mount in self.mounts.items()
@@ -109,7 +109,7 @@ class Model:
             if request.times_out()
         ]
 
-    # What an administrator does.
+    # The administrator's steps.
 
     def do_mount(self, name: str, option: str = "") -> Answer:
         if name in self.mounts:
@@ -137,13 +137,13 @@ class Model:
         return f"{self.timeout_ms}\n"
 
     def do_pass(self) -> Answer:
-        """As much time as a short request has."""
+        """Waits for the timeout of a short request."""
         self.time_passed = True
         for _, request in self.hurried():
             request.state = "failed"
         return 0
 
-    # What an agent does.
+    # The agent's steps.
 
     def find(self, name: str, rid: str) -> Request | None:
         return self.mounts[name].requests.get(int(rid, 16))
@@ -195,7 +195,7 @@ class Model:
         return 0 if self.files.pop(handle, None) else None
 
     def do_look(self) -> Answer:
-        """All that is in sysfs."""
+        """The contents of sysfs."""
         lines = []
         for name, mount in sorted(self.mounts.items()):
             if mount.parent:
@@ -205,7 +205,7 @@ class Model:
                 lines += [f"    {file} {request.value(file)}" for file in sorted(FILES)]
         return "".join(lines)
 
-    # What a filesystem does: the functions of include/fence.h.
+    # The filesystem's steps: the functions of include/fence.h.
 
     def do_call(self, name: str, *words: str) -> Answer:
         if name not in self.mounts:
@@ -235,7 +235,7 @@ class Model:
 
     @staticmethod
     def is_invalid(function: str, arguments: list[str]) -> bool:
-        """Whether the arguments are wrong, whatever the superblock."""
+        """Whether the arguments are invalid for any superblock."""
         if function == "next_null":
             return True
         if function == "setup_under":
@@ -245,7 +245,7 @@ class Model:
         return function.startswith("wait_") and int(arguments[0]) < 0
 
     def setup(self, mount: Mount, parent: str) -> Answer:
-        # A mount has its own device and its own directory; one directory is there for all.
+        # Each mount has its own device and directory; the shared directory is the only common one.
         taken = [other.parent for other in self.mounts.values() if other.parent == "shared"]
         if mount.parent or parent in taken:
             return -EBUSY
@@ -303,7 +303,7 @@ class Model:
         return self.wait(mount, timeout, "ready", 0)
 
     def wait(self, mount: Mount, timeout: str, failed: Answer, over: Answer) -> Answer:
-        """Nothing to return yet: it ends with a request that fails, or with its own timeout."""
+        """A wait that blocks: ends when a request fails, or on its own timeout."""
         if int(timeout) < LONG_WAIT:
             return over
         if not any(request.times_out() for request in mount.requests.values()):

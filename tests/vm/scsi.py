@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-A disk that several hosts share by iSCSI, with persistent reservations that the kernel makes.
+A disk that several hosts share by iSCSI, with persistent reservations by the kernel's target.
 
-Target and initiators are this kernel's, and talk over loopback. Each host has an initiator name of
-its own, and so a nexus, a registration and a block device of its own.
+Target and initiators run in this kernel and talk over loopback. Each host has its own initiator
+name, and so its own nexus, registration and block device.
 
 `tcm_loop` needs no network, but hangs once fence_scsi fences a host: it executes all commands in a
-work item of the disk, and PREEMPT AND ABORT waits there for this very work item to end
+work item of the disk, where PREEMPT AND ABORT waits for this very work item to finish
 (core_tmr_drain_state_list(), from Linux 6.12 to 7.3). The iSCSI target executes them in a thread of
 the connection.
 """
@@ -25,10 +25,10 @@ from pathlib import Path
 import kernel
 from fence import CaseFailed, Stopwatch
 
-# With these in its configuration a kernel has all that it takes as modules.
+# A kernel configured with this has everything needed as modules.
 OPTION = "CONFIG_ISCSI_TARGET=m"
 
-# In the order in which they need each other. Some kernels have part of it built in.
+# In the order of their dependencies. Some kernels have some of them built in.
 MODULES = (
     *("configfs", "crc32c_generic", "crct10dif_common", "crc-t10dif"),
     *("crc64", "crc64-rocksoft", "t10-pi", "scsi_common", "scsi_mod", "sd_mod"),
@@ -39,14 +39,14 @@ FOLDER = "modules"
 
 CONFIGFS = Path("/sys/kernel/config")
 TARGETS = CONFIGFS / "target"
-# The target keeps a copy of the registrations there; a registration fails if it cannot.
+# The target saves the registrations there; a registration fails if it cannot.
 COPIES = Path("/etc/target/pr")
 SESSIONS = Path("/sys/class/iscsi_session")
-# Where Debian's open-iscsi keeps what it knows of others, and what iscsid listens on.
+# The database of Debian's open-iscsi, and the socket on which iscsid listens.
 DATABASE = Path("/var/lib/iscsi")
 SOCKET = "@ISCSIADM_ABSTRACT_NAMESPACE"
 
-# Seconds between two questions whether the other side is still there; 0 asks none.
+# Seconds between pings of the target; 0 disables them.
 PINGS = "node.conn[0].timeo.noop_out_interval"
 
 NAMES = "iqn.2026-11.guest"
@@ -60,12 +60,12 @@ BLOCK = 4096
 
 SECONDS_TO_START = 20
 SECONDS_TO_END = 20
-# fence_scsi is a program in Python that calls ten others.
+# fence_scsi is a Python program that runs ten others.
 SECONDS_FOR_COMMAND = 60
 
 
 class SharedDisk:
-    """A disk that hosts have logged in to."""
+    """A disk with hosts logged in to it."""
 
     def __init__(self, image: Path, hosts: tuple[str, ...]) -> None:
         self._image = image
@@ -76,9 +76,9 @@ class SharedDisk:
         return self._devices[host]
 
     def let_in(self, host: str, key: str) -> None:
-        """Has a host register its key by fence_scsi, as the agent on that host does.
+        """Registers a host's key with fence_scsi, as the agent on that host does.
 
-        fence_scsi keeps the key of its host in /var/run, where this one's has to stay.
+        fence_scsi stores its host's key in /var/run; a private one protects the local host's key.
         """
         _run(
             *("unshare", "--mount", "sh", "-c"),
@@ -87,21 +87,21 @@ class SharedDisk:
         )
 
     def register(self, host: str, key: str) -> None:
-        """Registers a key from a host without fence_scsi, which then knows nothing of it."""
+        """Registers a key from a host behind fence_scsi's back."""
         _run("sg_turs", self.device(host))
         _run(*PERSIST, "--out", "--register-ignore", f"--param-sark={key}", self.device(host))
 
     def keys(self) -> set[str]:
-        """The keys that are registered."""
+        """The registered keys."""
         device, *_ = self._devices.values()
         said = _run(*PERSIST, "--in", "--read-keys", device)
         return set(re.findall(r"^\s+0x(\w+)$", said, re.MULTILINE))
 
     def write(self, host: str, letter: str) -> None:
-        """Writes the first block from a host, past all caches; raises OSError."""
+        """Writes the first block from a host, bypassing all caches; raises OSError."""
         file = os.open(self.device(host), os.O_WRONLY | os.O_DIRECT)
         try:
-            # Its address is a multiple of the block's size.
+            # mmap gives the alignment that O_DIRECT needs.
             with mmap.mmap(-1, BLOCK) as block:
                 block.write(letter.encode() * BLOCK)
                 os.pwrite(file, block, 0)
@@ -109,14 +109,14 @@ class SharedDisk:
             os.close(file)
 
     def content(self) -> str:
-        """The letter in the first block, as the target has it."""
+        """The letter in the target's first block."""
         block = self._image.read_bytes()[:BLOCK].decode()
         return block[0] if block == block[0] * BLOCK else "several"
 
 
 @contextmanager
 def shared_disk(*hosts: str) -> Iterator[SharedDisk]:
-    """Makes a disk, and has each of these hosts log in to it."""
+    """Makes a disk and logs each of these hosts in to it."""
     COPIES.mkdir(parents=True, exist_ok=True)
     for name in MODULES:
         module = name.replace("-", "_")
@@ -134,7 +134,7 @@ def shared_disk(*hosts: str) -> Iterator[SharedDisk]:
 
 
 def _make_target(stack: ExitStack, image: Path, hosts: tuple[str, ...]) -> None:
-    """Offers the file as a disk to these hosts; the stack takes all of it away again."""
+    """Offers the file to these hosts as a disk; the stack undoes everything."""
 
     def make(path: Path) -> Path:
         path.mkdir()
@@ -163,7 +163,7 @@ def _make_target(stack: ExitStack, image: Path, hosts: tuple[str, ...]) -> None:
 
 
 def _begin_iscsid(stack: ExitStack) -> None:
-    # The database is locked by a file there.
+    # The database's lock file is there.
     Path("/run/lock").mkdir(exist_ok=True)
     stack.callback(shutil.rmtree, DATABASE, ignore_errors=True)
     Path("/etc/iscsi/initiatorname.iscsi").write_text(f"InitiatorName={_name('guest')}\n")
@@ -171,7 +171,7 @@ def _begin_iscsid(stack: ExitStack) -> None:
         ["iscsid", "--foreground"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # It ends together with its whole process group.
+        # iscsid kills its whole process group when it ends.
         start_new_session=True,
     )
     stack.callback(iscsid.wait, SECONDS_TO_END)
@@ -192,19 +192,19 @@ def _log_in(stack: ExitStack, host: str) -> None:
     )
     node = ("iscsiadm", "--mode=node", f"--targetname={TARGET}", f"--interface={host}")
     _run(*node, f"--portal={PORTAL},1", "--op=new")
-    # A guest that is emulated may take its time to answer, which is no reason to log in anew.
+    # An emulated guest may be slow to answer; that must not cause a new login.
     _run(*node, f"--portal={PORTAL}", "--op=update", f"--name={PINGS}", "--value=0")
     _run(*node, f"--portal={PORTAL}", "--login")
     stack.callback(_run, *node, f"--portal={PORTAL}", "--logout")
 
 
 def _name(host: str) -> str:
-    """The name of a host as an initiator."""
+    """A host's initiator name."""
     return f"{NAMES}:{host}"
 
 
 def _device(host: str) -> str:
-    """The block device of a host's session, once it is there."""
+    """Waits for the block device of a host's session."""
     watch = Stopwatch()
     while True:
         for session in SESSIONS.iterdir():
@@ -217,7 +217,7 @@ def _device(host: str) -> str:
 
 
 def _run(*command: str, text: str = "") -> str:
-    """The output of a command that has to succeed."""
+    """Runs a command that must succeed; returns its output."""
     done = subprocess.run(
         command,
         input=text,

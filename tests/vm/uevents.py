@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel announces: uevents, and files that can be polled."""
+"""The kernel's notifications: uevents and files that can be polled."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ from fence import Request, Stopwatch, equal
 
 SUBSYSTEM = "scoutfs_fence"
 
-# Python has no name for either.
+# Missing from Python's socket module.
 NETLINK_KOBJECT_UEVENT = 15
 SO_RCVBUFFORCE = 33
 
-# The seconds in which an event must be sent, and in which no other may be.
+# Seconds within which an event must arrive, and in which no other one may.
 SOON = 5
 QUIET = 0.03
 
@@ -29,7 +29,7 @@ _OURS = {f"SCOUTFS_FENCE_{name}" for name in ("RID", "ADDRESS", "REASON", "STATE
 
 @dataclass(frozen=True)
 class Event:
-    """What a uevent of a request says, but for its number."""
+    """A request's uevent; comparisons ignore the number."""
 
     action: str
     path: Path
@@ -45,7 +45,7 @@ class Event:
 
 
 def _parse(message: bytes) -> Event | None:
-    """The event, if it is one of a request."""
+    """Parses a message; returns None if it is not about a request."""
     head, *variables = message.decode().rstrip("\0").split("\0")
     values = dict(variable.split("=", 1) for variable in variables)
     if values.get("SUBSYSTEM") != SUBSYSTEM:
@@ -65,7 +65,7 @@ def _parse(message: bytes) -> Event | None:
 
 
 class Listener:
-    """Gets every uevent of a request from when it was made, unless some `may_be_lost`."""
+    """Receives all uevents of requests from its creation on; some `may_be_lost`."""
 
     def __init__(self, may_be_lost: bool = False) -> None:
         self._may_be_lost = may_be_lost
@@ -76,7 +76,7 @@ class Listener:
         self._socket.bind((0, 1))
 
     def events(self, within: float = 0) -> list[Event]:
-        """Those that have come since the last call; waits so long for the first message."""
+        """The events since the last call; waits up to `within` seconds for the first message."""
         events = []
         while select.select([self._socket], [], [], within)[0]:
             within = 0
@@ -91,7 +91,7 @@ class Listener:
         return events
 
     def next(self, count: int) -> list[Event]:
-        """The next ones, so many, which come soon after their events, and no other."""
+        """Waits for `count` events, and a moment longer for unexpected ones."""
         events: list[Event] = []
         watch = Stopwatch()
         while len(events) < count and watch.seconds() < SOON * kernel.PATIENCE:
@@ -112,7 +112,7 @@ def listening(may_be_lost: bool = False) -> Iterator[Listener]:
 
 
 class Polled:
-    """A file of a request that was read, and is polled for changes."""
+    """A file of a request, read once and then polled for changes."""
 
     def __init__(self, request: Request, name: str) -> None:
         self._name = name
@@ -125,7 +125,7 @@ class Polled:
         return os.pread(self._file, 4096, 0).decode()
 
     def news(self, within: float) -> str | None:
-        """What it holds now, if that changes within so many seconds."""
+        """The new content, or None if poll reports no change within so many seconds."""
         woken = self._poll.poll(within * 1000)
         if not woken:
             return None
@@ -133,7 +133,7 @@ class Polled:
         return self.read()
 
     def tells(self, news: str | None) -> None:
-        """Fails unless it holds something new now, which is this, or nothing new."""
+        """Checks that the file changes to `news`, or does not change if None."""
         equal(self.news(QUIET if news is None else SOON * kernel.PATIENCE), news, self._name)
 
     def close(self) -> None:
