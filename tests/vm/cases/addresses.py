@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""scoutfs_fence_start_addr, and how the address of a request is shown."""
+"""scoutfs_fence_start_addr, and how sysfs shows a request's address."""
 
 from errno import EAFNOSUPPORT, EINVAL, ENOENT
 
@@ -13,12 +13,12 @@ IPV6 = [
     "::",
     "::1",
     "1::",
-    # The longest run of zeros is left out, the first of them if there are two, never one alone.
+    # The longest run of zeros is elided, the first if two are equal, but never a single zero.
     "2001:0:0:1::1",
     "2001:db8::1:0:0:1",
     "2001:db8:0:1:1:1:1:1",
     "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-    # IPv4 addresses in IPv6 ones.
+    # IPv6 addresses with embedded IPv4 addresses.
     "::ffff:10.0.0.1",
     "::ffff:255.255.255.255",
     "fe80::5efe:10.0.0.1",
@@ -28,14 +28,14 @@ OTHER_FAMILIES = (0, 1, 3, 9, 11, 16, 255, 2 << 8, 65535)
 
 
 def started(mount: Mount, rid: int, address: str) -> Request:
-    """The directory of a request that start_addr made."""
+    """Starts a request with start_addr; returns its directory."""
     equal(mount.start_addr(rid, address), 0, f"start_addr {rid:x} {address}")
     return mount.request(rid)
 
 
 @case
 def start_addr_is_start_for_an_ipv4_address(case: Case) -> None:
-    """An IPv4 address by start_addr makes the very request that start makes."""
+    """With an IPv4 address start_addr makes the same request as start."""
     mount = case.mount()
     for rid, address in enumerate(("10.1.2.3", "0.0.0.0", "192.168.255.0", "255.0.0.254")):
         one = started(mount, rid, address)
@@ -48,7 +48,7 @@ def start_addr_is_start_for_an_ipv4_address(case: Case) -> None:
 
 @case
 def start_addr_makes_a_request_like_any_other(case: Case) -> None:
-    """An IPv6 request is reported, fenced and freed; start of its rid only adds a reason."""
+    """An IPv6 request is reported, fenced and freed; starting its rid again only adds a reason."""
     mount = case.mount()
     equal(mount.start_addr(0xAA, "fe80::1", CLIENT_RECONNECT), 0)
     request = mount.request(0xAA)
@@ -66,7 +66,7 @@ def start_addr_makes_a_request_like_any_other(case: Case) -> None:
 
 @case
 def inet_addr_is_what_the_kernel_prints(case: Case) -> None:
-    """The file inet_addr has the address of either kind as %pISc prints it, without the port."""
+    """inet_addr holds an IPv4 or IPv6 address as printed by %pISc, without the port."""
     mount = case.mount()
     for rid, address in enumerate([*IPV6, "10.1.2.3", "0.0.0.0", "255.255.255.255"]):
         equal(mount.call(f"print_address {address}"), f"0 {address}\n", "as the kernel prints it")
@@ -75,7 +75,7 @@ def inet_addr_is_what_the_kernel_prints(case: Case) -> None:
 
 @case
 def ipv4_addr_is_zero_for_an_ipv6_address(case: Case) -> None:
-    """The file ipv4_addr of a request with an IPv6 address reads 0.0.0.0, whatever is in that."""
+    """ipv4_addr reads 0.0.0.0 for any IPv6 address, even one with an embedded IPv4 address."""
     mount = case.mount()
     for rid, address in enumerate(IPV6):
         equal(started(mount, rid, address).read("ipv4_addr"), "0.0.0.0\n", address)
@@ -83,7 +83,7 @@ def ipv4_addr_is_zero_for_an_ipv6_address(case: Case) -> None:
 
 @case
 def start_addr_refuses_other_families(case: Case) -> None:
-    """An address that is neither IPv4 nor IPv6 is EAFNOSUPPORT, and makes no request."""
+    """An address that is neither IPv4 nor IPv6 returns EAFNOSUPPORT and makes no request."""
     mount = case.mount()
     for family in OTHER_FAMILIES:
         equal(mount.start_addr(0xAA, f"family:{family}"), -EAFNOSUPPORT, f"family {family}")
@@ -95,7 +95,7 @@ def start_addr_refuses_other_families(case: Case) -> None:
 
 @case
 def start_addr_refuses_a_null_address(case: Case) -> None:
-    """A null pointer for the address is EINVAL, and makes no request."""
+    """A null address returns EINVAL and makes no request."""
     mount = case.mount()
     equal(mount.start_addr(0xAA, "none"), -EINVAL)
     equal(mount.listed(), set())

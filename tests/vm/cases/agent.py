@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent, scoutfs-fenced, with the kernel at one end and a command of ours at the other."""
+"""The agent, scoutfs-fenced, between the kernel and a test command."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, true
 
 @case
 def agent_reports_fenced_where_the_command_succeeds(case: Case) -> None:
-    """The command's exit status 0 is passed on as fenced, and the leader continues."""
+    """Exit status 0 of the command is reported as fenced, and the leader continues."""
     mount = case.mount()
     request = mount.started(0xAA, reason=CLIENT_RECONNECT)
     waiter = mount.waiter()
@@ -30,7 +30,7 @@ def agent_reports_fenced_where_the_command_succeeds(case: Case) -> None:
 
 @case
 def agent_reports_error_where_the_command_fails(case: Case) -> None:
-    """Any other exit status is passed on as error, also if a signal ended the command."""
+    """Any other exit status, or death by a signal, is reported as error."""
     mount = case.mount()
     with agent() as it:
         it.configure(
@@ -51,7 +51,7 @@ def agent_reports_error_where_the_command_fails(case: Case) -> None:
 
 @case
 def agent_gives_the_command_environment_and_arguments(case: Case) -> None:
-    """The command sees rid and address of the request, and the configured arguments."""
+    """The command gets the request's rid and address, and the configured arguments."""
     mount = case.mount()
     with agent() as it:
         it.configure("exit 0", arguments="--power off -v")
@@ -64,7 +64,7 @@ def agent_gives_the_command_environment_and_arguments(case: Case) -> None:
 
 @case
 def agent_serves_every_mount_and_new_requests(case: Case) -> None:
-    """One agent serves all mounts, and requests that are made while it runs."""
+    """One agent serves all mounts, including requests made while it runs."""
     one, other = case.mount(), case.mount()
     with agent() as it:
         it.configure("exit 0", delay="0.1")
@@ -76,7 +76,7 @@ def agent_serves_every_mount_and_new_requests(case: Case) -> None:
         one.started(0xBB, "10.0.0.3")
         equal(one.wait_fenced(20_000), 0)
         equal(one.free(0xBB), 0)
-        # The same rid at another address is not what was fenced.
+        # The same rid at another address has not been fenced.
         one.started(0xBB, "10.0.0.4")
         equal(one.wait_fenced(20_000), 0)
         calls = it.called_with()
@@ -86,7 +86,7 @@ def agent_serves_every_mount_and_new_requests(case: Case) -> None:
 
 @case
 def agent_leaves_finished_requests_alone(case: Case) -> None:
-    """The command is not run for requests that are fenced or failed already."""
+    """The command is not run for requests that have already been fenced or failed."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     mount.started(1).set_fenced()
@@ -104,7 +104,7 @@ def agent_leaves_finished_requests_alone(case: Case) -> None:
 
 @case
 def agent_goes_on_where_a_request_vanishes(case: Case) -> None:
-    """A request dropped while its command runs does the agent no harm, nor the rid's next one."""
+    """Dropping a request while its command runs harms neither the agent nor the rid's next one."""
     mount = case.mount()
     with agent() as it:
         it.configure("test -e go || touch running; while ! test -e go; do sleep 0.05; done")
@@ -125,7 +125,7 @@ def agent_goes_on_where_a_request_vanishes(case: Case) -> None:
 
 @case
 def agent_says_what_is_wrong_with_its_configuration(case: Case) -> None:
-    """Without a good configuration the agent ends with a sentence that names the file."""
+    """Without a valid configuration the agent exits with a message that names the file."""
     with agent() as it:
         said = it.refuses()
         true(str(it.configuration) in said, f"no such file: {said!r}")
@@ -144,7 +144,7 @@ def agent_says_what_is_wrong_with_its_configuration(case: Case) -> None:
 
 @case
 def agent_starts_the_command_on_the_event(case: Case) -> None:
-    """The command starts within 50 ms of start's return, without a look through sysfs."""
+    """The command starts within 50 ms of start's return, without a scan of sysfs."""
     mount = case.mount()
     with agent() as it:
         it.configure("exit 0", delay="600")
@@ -157,7 +157,7 @@ def agent_starts_the_command_on_the_event(case: Case) -> None:
 
 @case
 def agent_fences_hosts_at_the_same_time(case: Case) -> None:
-    """Eight hosts whose commands take 8 s each are all fenced within 10 s."""
+    """Eight hosts, each with a command that takes 8 s, are all fenced within 10 s."""
     mount = case.mount()
     with agent() as it:
         it.configure("sleep 8", delay="600")
@@ -172,7 +172,7 @@ def agent_fences_hosts_at_the_same_time(case: Case) -> None:
 
 @case
 def agent_serves_one_address_after_another(case: Case) -> None:
-    """Requests for one address, of whatever mount, never have two commands at a time."""
+    """At most one command runs per address at a time, even for requests of several mounts."""
     mounts = [case.mount(), case.mount()]
     with agent() as it:
         it.configure("mkdir alone || touch not-alone; sleep 0.3; rmdir alone", run_fences="mount")
@@ -187,7 +187,7 @@ def agent_serves_one_address_after_another(case: Case) -> None:
 
 @case
 def agent_tries_again_while_there_is_time(case: Case) -> None:
-    """A failed command is tried again, and a request that is fenced at last has no error."""
+    """A failed command is retried; a request that is fenced in the end has no error."""
     mount = case.mount()
     with agent() as it:
         it.configure(f"test $(wc -l < {it.calls}) = 3", retry_pause=0.2)
@@ -200,10 +200,10 @@ def agent_tries_again_while_there_is_time(case: Case) -> None:
 
 @case
 def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
-    """A command that hangs and ignores SIGTERM is killed with its children, in good time."""
+    """A command that hangs and ignores SIGTERM is killed with its children before the timeout."""
     mount = case.mount()
     case.set_timeout_ms(5000 * kernel.PATIENCE)
-    # And not that the request was not serviced.
+    # The error line, not the timeout line.
     case.expect_error_line(mount, 0xAA)
     with agent() as it:
         it.configure("trap '' TERM; sleep 77 & echo $! $$ > pids; while :; do sleep 78; done")
@@ -218,7 +218,7 @@ def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
 
 @case
 def agent_does_not_wait_for_what_a_command_leaves(case: Case) -> None:
-    """A request is fenced when its command ends, though its children hold its output open."""
+    """A request is fenced when its command ends, even if children hold its output open."""
     mount = case.mount()
     with agent() as it:
         it.configure("sleep 300 & echo $! > pid; exit 0", delay="600")
@@ -231,7 +231,7 @@ def agent_does_not_wait_for_what_a_command_leaves(case: Case) -> None:
 
 @case
 def agent_bears_a_command_that_prints_without_end(case: Case) -> None:
-    """A command that fills its output is killed at its limit, and the log stays short."""
+    """A command that floods its output is killed at its time limit, and the log stays short."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     with agent() as it:
@@ -246,7 +246,7 @@ def agent_bears_a_command_that_prints_without_end(case: Case) -> None:
 
 @case
 def agent_goes_on_for_the_next_leader(case: Case) -> None:
-    """A command whose request is removed or fails runs on; a new request for the rid joins it."""
+    """A command outlives its request's removal or failure; a new request for the rid joins it."""
     mount = case.mount()
     with agent() as it:
         it.configure("while ! test -e go; do sleep 0.1; done", delay="600")
@@ -268,7 +268,7 @@ def agent_goes_on_for_the_next_leader(case: Case) -> None:
 
 @case
 def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
-    """A rid that was proven fenced is so at once when it is asked for again, by the next agent."""
+    """The next agent reports a rid that was proven fenced at once when it is requested again."""
     mount = case.mount()
     with agent() as it:
         it.configure("exit 0", delay="600")
@@ -293,7 +293,7 @@ def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
 
 
 def device_that_notes(it: Agent) -> Path:
-    """A fence agent that notes in ./device that it is called for more than its metadata."""
+    """Makes a fence agent that records in ./device each call except those for metadata."""
     device = it.folder / "fence-device"
     device.write_text(
         f'#!/bin/sh\n[ "$1 $2" = "-o metadata" ] || echo called >>{it.folder}/device\nexit 1\n'
@@ -304,7 +304,7 @@ def device_that_notes(it: Agent) -> Path:
 
 @case
 def agent_knows_a_former_mount_of_its_own_host(case: Case) -> None:
-    """A loopback address is this host's: what is mounted nowhere here was fenced by its boot."""
+    """A loopback address is this host's: a rid not mounted here was fenced by the reboot."""
     mount = case.leader()
     with agent() as it:
         hosts = it.folder / "hosts"
@@ -319,7 +319,7 @@ def agent_knows_a_former_mount_of_its_own_host(case: Case) -> None:
 
 @case
 def agent_does_not_fence_its_own_host(case: Case) -> None:
-    """A mount that may be here ends in an error, and the host's device is not asked."""
+    """A request for a mount that may be on this host fails without using the host's device."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     with agent() as it:
@@ -327,7 +327,7 @@ def agent_does_not_fence_its_own_host(case: Case) -> None:
         hosts.write_text(f"[node1]\naddress = 127.0.0.1\nagent = {device_that_notes(it)}\n")
         it.configure("exit 0", delay="600", hosts=hosts)
         it.begin()
-        # This filesystem's directory does not contain the rid, so its mounts may have any.
+        # This filesystem's directory name has no rid, so its mounts may have any.
         mount.started(0xAA, "127.0.0.1").until_failed(20)
         it.until_says("this host may have the mount: it cannot fence itself")
         true(not (it.folder / "device").exists(), "no device was asked")
@@ -335,7 +335,7 @@ def agent_does_not_fence_its_own_host(case: Case) -> None:
 
 @case
 def agent_that_stops_serves_until_its_commands_have_ended(case: Case) -> None:
-    """A new request does not wait for an old command, nor for the next agent."""
+    """A new request waits neither for an old command nor for the next agent."""
     mount = case.mount()
     with agent() as it:
         it.configure(
@@ -360,7 +360,7 @@ def agent_that_stops_serves_until_its_commands_have_ended(case: Case) -> None:
 
 @case
 def agent_that_is_killed_is_replaced(case: Case) -> None:
-    """Whatever an agent did when it was killed, nothing is fenced by that; the next one does it."""
+    """Nothing counts as fenced by a killed agent's commands; the next agent fences it."""
     mount = case.mount()
     with agent() as it:
         it.configure("test -e killed && exit 0; touch running; sleep 3; exit 0")
@@ -369,7 +369,7 @@ def agent_that_is_killed_is_replaced(case: Case) -> None:
             mount.started(rid, f"10.0.0.{rid}")
         it.until_called(2)
         it.kill()
-        # The commands run on, and succeed, and no agent sees it.
+        # The commands run on and succeed, but no agent sees their result.
         time.sleep(4)
         equal([mount.request(rid).read("fenced") for rid in (1, 2)], ["0\n", "0\n"])
         (it.folder / "killed").touch()
@@ -380,7 +380,7 @@ def agent_that_is_killed_is_replaced(case: Case) -> None:
 
 @case
 def agent_is_the_only_one(case: Case) -> None:
-    """A second agent says that there is one already, and ends; the first continues."""
+    """A second agent reports the first and exits; the first continues."""
     mount = case.mount()
     with agent() as it:
         it.configure("exit 0")
@@ -396,10 +396,10 @@ def agent_is_the_only_one(case: Case) -> None:
 
 @case
 def agent_takes_configurations_of_scoutfs_own_agent(case: Case) -> None:
-    """One that needs bash, and commands that rely on it, work as with the agent they are for."""
+    """A configuration that needs bash, and commands that rely on it, work as they do there."""
     mount = case.mount()
     with agent() as it:
-        # Not a word of how it is to be run: bash runs such a script itself.
+        # A script without a #! line: bash runs it itself.
         command = it.folder / "without-a-first-line"
         command.write_text(
             f'[[ $1 == -v && $POWER == 10.0.9.* ]] && echo "$SCOUTFS_FENCED_REQ_IP" > {it.calls}\n'
@@ -421,7 +421,7 @@ def agent_takes_configurations_of_scoutfs_own_agent(case: Case) -> None:
 
 @case
 def agent_serves_scoutfs_with_its_own_fencing(case: Case) -> None:
-    """Directories without events, an inet_addr or a known timeout are served by looking."""
+    """Directories without uevents, inet_addr or a known timeout are served by polling."""
     with agent() as it:
         directory = it.folder / "sys/fs/scoutfs/f.000001.r.000002/fence/00000000000000aa"
         directory.mkdir(parents=True)

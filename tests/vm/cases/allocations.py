@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Every allocation of the module fails once: in each function, in each write to a file, and while it
-is loaded. What is leaked by that is looked for after all cases, too.
+Makes every allocation of the module fail once: in each function, in each write to a file, and on
+loading. The leak check after all cases covers these failures too.
 """
 
 import os
@@ -21,32 +21,32 @@ from fuzz import quiet_console, say
 from uevents import listening
 
 REQUEST = "start aa 10.0.0.7 0"
-# What the kernel logs when a directory could not be created.
+# Logged by the kernel if it cannot create a directory.
 NO_DIRECTORY = r"kobject: (.*error: -12.*|can not set name properly!)"
-# More than anything here allocates, and how many allocations loading cannot do without, at least.
+# More allocations than anything here makes, and the minimum number that loading cannot do without.
 MANY = 200
 LOADING = 30
-# One in so many allocations fails when uevents are sent.
+# One in so many allocations fails while uevents are sent.
 EVERY = (1, 5, 7, 11, 13)
-# DEBUG_KOBJECT_RELEASE delays the release of kobjects for up to four seconds, and that of their
-# parents for as long after that: a request's directory, fence/ and the mount's.
+# DEBUG_KOBJECT_RELEASE delays the release of each kobject by up to four seconds, and then that of
+# its parent: a request's directory, then fence/, then the mount's.
 SECONDS_TO_FREE = 20
 
 
 @dataclass(frozen=True)
 class Subject:
     """
-    Something that is done to a mount.
+    An operation on a mount.
 
-    `errors` is how many of its allocations it cannot do without, at least.
+    At least `errors` of its allocations are essential: it fails without them.
     """
 
     name: str
-    # What is written, and to which of the mount's files.
+    # The text written to `file`.
     text: str
-    # How it is made possible, again and again.
+    # Run once before the first attempt.
     prepare: tuple[str, ...] = ()
-    # How everything becomes as it was before.
+    # Restores the previous state.
     undo: tuple[str, ...] = ()
     errors: int = 0
     file: str = "call"
@@ -63,7 +63,7 @@ def do(mount: Mount, commands: tuple[str, ...]) -> None:
 
 
 def picture(mount: Mount) -> list[str]:
-    """All that can be seen of a mount, but for what the time changes."""
+    """The visible state of a mount, except values that change over time."""
     roots = (mount.published, kernel.FENCE_SYSFS)
     seen = []
     for path in sorted(path for root in roots for path in root.rglob("*")):
@@ -74,7 +74,7 @@ def picture(mount: Mount) -> list[str]:
 
 
 class Trial:
-    """One subject, tried with each of its allocations failing."""
+    """Tries a subject with each of its allocations failing in turn."""
 
     def __init__(self, mount: Mount, subject: Subject, injector: faults.Faults) -> None:
         self._mount = mount
@@ -89,7 +89,7 @@ class Trial:
         do(mount, subject.undo)
 
     def _attempt(self, number: int) -> tuple[int, bool]:
-        """The answer, and whether an allocation failed."""
+        """Returns the answer, and whether an allocation failed."""
         subject = self._subject
         text = subject.text.encode()
         file = os.open(path_of(self._mount, subject.file), os.O_RDWR | os.O_CLOEXEC)
@@ -108,14 +108,14 @@ class Trial:
             raise CaseFailed(f"{what}, it is not as it should be: {different}")
 
     def run(self) -> str:
-        """Lets each allocation fail once; returns a summary."""
+        """Makes each allocation fail once; returns a summary."""
         for number in range(1, MANY):
             what = f"{self._subject.name}, with allocation {number} failing"
             answer, injected = self._attempt(number)
             if answer == -ENOMEM and self._subject.errors:
                 true(injected, f"{what}: an error for lack of memory comes from that")
                 self._errors += 1
-                # The next call gets further, and the last one works.
+                # The next call gets one allocation further; the last call succeeds.
                 self._look(self._before, f"after {what}")
                 continue
             equal(answer, self._subject.answer, what)
@@ -129,7 +129,7 @@ class Trial:
         raise CaseFailed(f"{self._subject.name} never ends to allocate")
 
     def run_without_a_look(self) -> None:
-        """The same again, for what is left of it."""
+        """Does the same without checking the state, so that leftovers can be counted."""
         for number in range(1, MANY):
             answer, injected = self._attempt(number)
             if answer == self._subject.answer:
@@ -175,7 +175,7 @@ ON_A_MOUNT = [
 
 @contextmanager
 def failing(case: Case) -> Iterator[faults.Faults]:
-    """For allocations of the module that fail, and what is logged of that."""
+    """Injects failures into the module's allocations; accepts the resulting log lines."""
     case.log.allow(NO_DIRECTORY)
     case.expect_not_set_up(None)
     with faults.failing(faults.the_module()) as injector, quiet_console():
@@ -193,7 +193,7 @@ def trial_of(
 
 
 def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
-    # With a listener, so that uevents are sent.
+    # Uevents are sent only if someone listens.
     with failing(case) as injector, listening():
         for subject in subjects:
             with trial_of(case, mount_options, subject, injector) as trial:
@@ -201,8 +201,8 @@ def try_all(case: Case, mount_options: str, subjects: list[Subject]) -> None:
 
 
 def left_by(action: Callable[[], None]) -> Counter[str]:
-    """Which objects of the module's there are more when something has been done."""
-    # What was freed before would hide as much of what is left.
+    """The objects of the module that an action leaves behind."""
+    # Objects still being freed from earlier would offset leftovers.
     time.sleep(SECONDS_TO_FREE)
     before = kernel.objects_of_module()
     action()
@@ -215,11 +215,11 @@ def left_by(action: Callable[[], None]) -> Counter[str]:
 
 
 def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
-    """Has each allocation fail once more; fails if objects are left."""
-    # Requests stay unanswered for as long as it takes to count.
+    """Makes each allocation fail once more; raises CaseFailed if objects are left."""
+    # Requests must not time out while objects are counted.
     case.set_timeout_ms(3_600_000)
     with failing(case) as injector, ExitStack() as stack:
-        # All at once: it takes a while until nothing is left of a mount.
+        # All mounts at once, as the objects of a mount take a while to go away.
         trials = [
             stack.enter_context(trial_of(case, mount_options, subject, injector))
             for subject in subjects
@@ -229,7 +229,7 @@ def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
             for trial in trials:
                 trial.run_without_a_look()
 
-        # What is made once and stays is there after that.
+        # The first round makes whatever is allocated once and kept.
         try_each()
         if left := left_by(try_each):
             names = ", ".join(subject.name for subject in subjects)
@@ -238,26 +238,26 @@ def pile_up(case: Case, mount_options: str, subjects: list[Subject]) -> None:
 
 @case_with(faults.OPTION)
 def setting_up_without_memory_fails_and_leaves_nothing(case: Case) -> None:
-    """Where an allocation fails setting up says so, nothing is left, and it works again."""
+    """If an allocation fails, setup returns an error, leaves nothing behind, and works again."""
     try_all(case, NOT_SET_UP, ON_A_NEW_SUPERBLOCK)
 
 
 @case_with(faults.OPTION)
 def nothing_piles_up_when_memory_is_short(case: Case) -> None:
-    """Whatever fails for lack of memory again and again takes no memory itself."""
+    """Repeated failures for lack of memory do not use up memory."""
     pile_up(case, NOT_SET_UP, ON_A_NEW_SUPERBLOCK)
     pile_up(case, "", ON_A_MOUNT)
 
 
 @case_with(faults.OPTION)
 def requests_without_memory_fail_and_leave_nothing(case: Case) -> None:
-    """Where an allocation fails a function says so or does all it promises, and works again."""
+    """If an allocation fails, a function returns an error or does its work, and works again."""
     try_all(case, "", ON_A_MOUNT)
 
 
 @case_with(faults.OPTION)
 def notifying_without_memory_does_no_harm(case: Case) -> None:
-    """Uevents that there is no memory for are not sent; all else comes as ever."""
+    """Uevents are lost only if there is no memory for them; everything else is as usual."""
     mount = case.mount()
     story = [("add", "pending"), ("change", "fenced"), ("change", "failed"), ("remove", "failed")]
     sent: Counter[int] = Counter()
@@ -271,7 +271,7 @@ def notifying_without_memory_does_no_harm(case: Case) -> None:
                 request.set_error()
                 equal(mount.wait_fenced(0), -EIO)
                 equal(mount.free(every), 0)
-                # Returns when every event has been sent.
+                # Returns after all events have been sent.
                 mount.destroy()
                 equal(mount.setup(), 0)
             told = [(told.action, told.state) for told in listener.events()]
@@ -286,7 +286,7 @@ def notifying_without_memory_does_no_harm(case: Case) -> None:
 
 @case_with(faults.OPTION)
 def loading_without_memory_fails_and_leaves_nothing(case: Case) -> None:
-    """Where an allocation fails the module is not loaded, nothing is left, and it can be loaded."""
+    """If an allocation fails, loading fails, leaves nothing behind, and works again."""
     case.log.allow(NO_DIRECTORY)
     kernel.unload_both()
     errors = survived = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The C interface, but for waiting, which has a file of its own."""
+"""The C interface, except for the waits, which have their own files."""
 
 from errno import EBUSY, EINVAL, EIO, ENODEV, ENOENT
 
@@ -26,7 +26,7 @@ INT_MIN = -(2**31)
 
 @case
 def setup_makes_the_mounts_directory(case: Case) -> None:
-    """Setup makes /sys/fs/scoutfs_fence/<major>:<minor>/fence, named by the device."""
+    """Setup makes /sys/fs/scoutfs_fence/<major>:<minor>/fence, named after the device."""
     mount = case.mount()
     equal([path.name for path in mount.directory.iterdir()], ["fence"])
     equal(mount.listed(), set())
@@ -34,7 +34,7 @@ def setup_makes_the_mounts_directory(case: Case) -> None:
 
 @case
 def setup_twice_is_busy(case: Case) -> None:
-    """Setup of a superblock that is set up is EBUSY, and leaves its requests alone."""
+    """Setup of a superblock that is already set up returns EBUSY and leaves its requests alone."""
     mount = case.mount()
     request = mount.started(0xAA)
     equal(mount.setup(), -EBUSY)
@@ -44,7 +44,7 @@ def setup_twice_is_busy(case: Case) -> None:
 
 @case
 def setup_works_again_after_destroy(case: Case) -> None:
-    """A superblock that was destroyed can be set up again, and has no old requests."""
+    """A destroyed superblock can be set up again, and has none of its old requests."""
     mount = case.mount()
     mount.started(0xAA)
     mount.destroy()
@@ -56,7 +56,7 @@ def setup_works_again_after_destroy(case: Case) -> None:
 
 @case
 def setup_by_hand_is_the_same_as_on_mount(case: Case) -> None:
-    """Setup returns 0 for a superblock that is not set up, and every call works then."""
+    """Setup returns 0 for a superblock that is not set up, and all calls work afterwards."""
     mount = case.mount("nosetup")
     true(not mount.directory.exists(), "nothing is set up")
     equal(mount.setup(), 0)
@@ -69,7 +69,7 @@ def setup_by_hand_is_the_same_as_on_mount(case: Case) -> None:
 
 @case
 def start_returns_with_the_directory_visible(case: Case) -> None:
-    """When start returns 0 the request's directory is there, with every file in it."""
+    """When start returns 0, the request's directory exists with all its files."""
     mount = case.mount()
     for rid in range(50):
         request = mount.started(rid)
@@ -79,7 +79,7 @@ def start_returns_with_the_directory_visible(case: Case) -> None:
 
 @case
 def start_twice_keeps_one_request_with_both_reasons(case: Case) -> None:
-    """Start of a rid that is pending returns 0; its one request then carries both reasons."""
+    """Start of a pending rid returns 0; its single request then carries both reasons."""
     mount = case.mount()
     request = mount.started(0xAA, reason=CLIENT_RECONNECT)
     equal(mount.start(0xAA, reason=QUORUM_BLOCK_LEADER), 0)
@@ -101,7 +101,7 @@ def start_twice_keeps_one_request_with_both_reasons(case: Case) -> None:
 
 @case
 def start_of_a_finished_rid_does_not_begin_again(case: Case) -> None:
-    """A finished request that is not freed yet is still listed: start of its rid leaves it so."""
+    """Start of a rid whose finished request is still listed leaves that request finished."""
     mount = case.mount()
     case.expect_error_line(mount, 0xBB)
     mount.started(0xAA).set_fenced()
@@ -119,7 +119,7 @@ def start_of_a_finished_rid_does_not_begin_again(case: Case) -> None:
 
 @case
 def start_does_not_mix_up_two_mounts_with_the_same_rid(case: Case) -> None:
-    """Two mounts can have the same rid pending, and each is fenced for itself."""
+    """Two mounts can have the same rid pending, and each is fenced separately."""
     one, other = case.mount(), case.mount()
     mine, theirs = one.started(0xAA), other.started(0xAA)
     mine.set_fenced()
@@ -154,7 +154,7 @@ def requests_of_one_mount_are_never_seen_in_another(case: Case) -> None:
 
 @case
 def next_is_enoent_if_none_is_finished(case: Case) -> None:
-    """Next is ENOENT without requests, and with unfinished ones only."""
+    """Next returns ENOENT if there are no requests or only unfinished ones."""
     mount = case.mount()
     equal(mount.next(), -ENOENT)
     mount.started(0xAA)
@@ -164,7 +164,7 @@ def next_is_enoent_if_none_is_finished(case: Case) -> None:
 
 @case
 def next_returns_how_a_request_finished(case: Case) -> None:
-    """Next returns rid, reason and error of a request, fenced or failed."""
+    """Next returns the rid, reason and error of a fenced or failed request."""
     mount = case.mount()
     fenced, failed = 0x1122334455667788, 0xFFEEDDCCBBAA9988
     case.expect_error_line(mount, failed)
@@ -177,9 +177,9 @@ def next_returns_how_a_request_finished(case: Case) -> None:
 
 @case
 def next_reports_finished_requests_in_start_order(case: Case) -> None:
-    """The oldest finished request comes first, whichever finished first."""
+    """Next returns the oldest finished request, whichever finished first."""
     mount = case.mount()
-    # Neither sorted by rid nor the reverse of it.
+    # Neither in ascending nor in descending order.
     rids = [0x50, 0x10, 0x90, 0x30, 0x70]
     requests = {rid: mount.started(rid) for rid in rids}
     for rid in (0x70, 0x10, 0x30):
@@ -196,7 +196,7 @@ def next_reports_finished_requests_in_start_order(case: Case) -> None:
 
 @case
 def next_leaves_the_request_listed(case: Case) -> None:
-    """Next reports the same request, whose directory stays, until it is freed."""
+    """Next returns the same request, and its directory stays, until it is freed."""
     mount = case.mount()
     request = mount.started(0xAA)
     request.set_fenced()
@@ -209,7 +209,7 @@ def next_leaves_the_request_listed(case: Case) -> None:
 
 @case
 def next_never_sleeps(case: Case) -> None:
-    """Next can be called with a spinlock held, whatever it finds."""
+    """Next can be called with a spinlock held, whatever its result."""
     mount, bare = case.mount(), case.mount("nosetup")
     case.expect_not_set_up(1)
     equal(mount.next("atomic"), -ENOENT)
@@ -222,7 +222,7 @@ def next_never_sleeps(case: Case) -> None:
 
 @case
 def next_refuses_null_outputs(case: Case) -> None:
-    """A null pointer for any of the outputs is EINVAL, with and without a finished request."""
+    """A null pointer for any output returns EINVAL, with or without a finished request."""
     mount = case.mount()
     for output in ("rid", "reason", "error"):
         equal(mount.returns(f"next_null {output}"), -EINVAL, output)
@@ -265,7 +265,7 @@ def reason_pending_counts_every_listed_request(case: Case) -> None:
 
 @case
 def reason_pending_counts_reasons_without_a_name_as_one(case: Case) -> None:
-    """Any reason without a name is pending while a request has any such reason."""
+    """All unnamed reasons are pending while a request has any unnamed reason."""
     mount = case.mount()
     odd = [3, 4, -1, 31, 32, 1000, INT_MAX, INT_MIN]
     named = [CLIENT_RECOVERY, CLIENT_RECONNECT, QUORUM_BLOCK_LEADER]
@@ -280,7 +280,7 @@ def reason_pending_counts_reasons_without_a_name_as_one(case: Case) -> None:
         equal(pending(), [0, 0, 0, 1])
         equal(mount.free(rid), 0)
         equal(pending(), [0, 0, 0, 0])
-    # As a second and third reason, and of two requests.
+    # As second and third reasons, and of two requests.
     mount.started(1, reason=CLIENT_RECONNECT)
     for reason in (1000, -7, 1000):
         equal(mount.start(1, reason=reason), 0)
@@ -295,7 +295,7 @@ def reason_pending_counts_reasons_without_a_name_as_one(case: Case) -> None:
 
 @case
 def reason_pending_never_sleeps(case: Case) -> None:
-    """Reason_pending can be called with a spinlock held, whatever it finds."""
+    """Reason_pending can be called with a spinlock held, whatever its result."""
     mount, bare = case.mount(), case.mount("nosetup")
     case.expect_not_set_up(1)
     for rid in range(20):
@@ -310,7 +310,7 @@ def reason_pending_never_sleeps(case: Case) -> None:
 
 @case
 def free_takes_request_and_directory_away(case: Case) -> None:
-    """After free there is no request and no directory, whatever state the request was in."""
+    """Free removes a request and its directory, whatever the request's state."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid, reason=rid) for rid in range(4)]
@@ -326,7 +326,7 @@ def free_takes_request_and_directory_away(case: Case) -> None:
 
 @case
 def free_of_an_unknown_rid_is_enoent(case: Case) -> None:
-    """Free is ENOENT for a rid without a request: one never started, and one freed already."""
+    """Free returns ENOENT for a rid that was never started or is already freed."""
     mount = case.mount()
     equal(mount.free(0xAA), -ENOENT)
     mount.started(0xAA)
@@ -337,7 +337,7 @@ def free_of_an_unknown_rid_is_enoent(case: Case) -> None:
 
 @case
 def free_lets_the_rid_be_started_anew(case: Case) -> None:
-    """A rid that was freed can be started again, and knows nothing of its former request."""
+    """A freed rid can be started again; nothing of its former request remains."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     mount.started(0xAA, "10.0.0.1", CLIENT_RECONNECT).set_error()
@@ -355,7 +355,7 @@ def free_lets_the_rid_be_started_anew(case: Case) -> None:
 
 @case
 def stop_drops_every_request(case: Case) -> None:
-    """After stop there are no requests and no directories, finished or not."""
+    """Stop drops all requests, finished or not, and their directories."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid, reason=rid) for rid in range(3)]
@@ -371,7 +371,7 @@ def stop_drops_every_request(case: Case) -> None:
 
 @case
 def stop_lets_start_work_again(case: Case) -> None:
-    """The same mount can be elected again: after stop all is as after setup."""
+    """The same mount can be elected again: stop restores the state after setup."""
     mount = case.mount()
     for rid in (0xAA, 0xBB):
         mount.started(rid)
@@ -390,7 +390,7 @@ def stop_lets_start_work_again(case: Case) -> None:
 
 @case
 def destroy_takes_the_mounts_directory_away(case: Case) -> None:
-    """Destroy drops every request and takes the mount's directory away."""
+    """Destroy drops all requests and removes the mount's directory."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid) for rid in range(3)]
@@ -402,7 +402,7 @@ def destroy_takes_the_mounts_directory_away(case: Case) -> None:
 
 @case
 def destroy_twice_is_harmless(case: Case) -> None:
-    """Destroy of a superblock that is destroyed, by hand and then by unmount, does nothing."""
+    """Destroying a superblock again, by hand and then by unmount, does nothing."""
     mount = case.mount()
     mount.started(0xAA)
     mount.destroy()
@@ -425,7 +425,7 @@ def destroy_and_stop_without_setup_are_harmless(case: Case) -> None:
 
 @case
 def destroy_cleans_up_after_a_failed_mount(case: Case) -> None:
-    """A mount that fails half-way leaves nothing, and the next mount works."""
+    """A mount that fails half-way leaves nothing behind, and the next mount works."""
     for _ in range(5):
         fails_with(EIO, case.mount, "fail")
         fails_with(EIO, case.mount, "fail,nosetup")
@@ -436,7 +436,7 @@ def destroy_cleans_up_after_a_failed_mount(case: Case) -> None:
 
 @case
 def unmount_leaves_nothing(case: Case) -> None:
-    """Unmount takes away the mount's directory, with requests of every kind in it."""
+    """Unmount removes the mount's directory, including requests in any state."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid) for rid in range(3)]
@@ -447,12 +447,12 @@ def unmount_leaves_nothing(case: Case) -> None:
     true(not mount.directory.exists(), "the directory is gone")
 
 
-# What every function does with a superblock that it cannot work on.
+# invalid superblocks and extreme arguments
 
 
 @case
 def a_call_without_setup_is_enodev(case: Case) -> None:
-    """Every function that returns an int but setup is ENODEV without setup, with one log line."""
+    """Without setup, functions with an int result, except setup, return ENODEV and log one line."""
     mount = case.mount("nosetup")
     case.expect_not_set_up(8)
     equal(mount.start(0xAA), -ENODEV)
@@ -467,7 +467,7 @@ def a_call_without_setup_is_enodev(case: Case) -> None:
 
 @case
 def a_call_after_destroy_is_enodev(case: Case) -> None:
-    """A superblock that was destroyed is like one that was never set up, also in the log."""
+    """A destroyed superblock behaves like one that was never set up, also in the log."""
     mount = case.mount()
     mount.started(0xAA)
     mount.destroy()
@@ -483,7 +483,7 @@ def a_call_after_destroy_is_enodev(case: Case) -> None:
 
 @case
 def calls_without_setup_do_not_flood_the_log(case: Case) -> None:
-    """Calls for a superblock that is not set up log ten lines a second at the most."""
+    """Calls for a superblock that is not set up log at most ten lines a second."""
     mount = case.mount("nosetup")
     case.expect_not_set_up(None)
     watch = Stopwatch()
@@ -496,7 +496,7 @@ def calls_without_setup_do_not_flood_the_log(case: Case) -> None:
 
 @case
 def a_null_superblock_is_einval(case: Case) -> None:
-    """Every function that returns an int is EINVAL for a null superblock; the others do nothing."""
+    """For a null superblock functions with an int result return EINVAL; the others do nothing."""
     mount = case.mount()
     request = mount.started(0xAA)
     for command in (
@@ -523,7 +523,7 @@ def a_null_superblock_is_einval(case: Case) -> None:
 
 @case
 def extreme_arguments_are_taken(case: Case) -> None:
-    """Any rid, address and reason makes a request that works like every other."""
+    """Any rid, address and reason makes a request that works like any other."""
     mount = case.mount()
     rids = [0, 2**64 - 1, 2**63, 2**63 - 1, 1]
     addresses = ["0.0.0.0", "255.255.255.255", "255.0.0.0", "0.0.0.255", "127.0.0.1"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fence devices: from the kernel by way of the agent to a BMC or a disk, and back."""
+"""Fence devices: from the kernel through the agent to a BMC or a disk, and back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from case import Case, case, case_with
 from fence import Finished, equal, fails_with, true
 from scsi import OPTION, SharedDisk, shared_disk
 
-# An emulated guest with other work beside it takes half a minute for its first start of a fence
-# agent, which is written in Python, as is the agent.
+# A busy emulated guest takes half a minute to start its first fence agent, which is written in
+# Python, as is the agent.
 SECONDS = 110
 
 
@@ -30,7 +30,7 @@ def bmc_in(folder: Path) -> Iterator[Bmc]:
 
 
 def use(it: Agent, bmc: Bmc, *, retries: int = 1) -> None:
-    """Has the agent fence one host by the BMC, and all others by a command."""
+    """Configures the agent to fence one host by the BMC and all others by a command."""
     hosts = it.folder / "hosts"
     hosts.write_text(f"[node1]\naddress = 10.0.0.11, fd00::11\n{bmc.parameters()}")
     it.configure("exit 0", hosts=hosts, retries=retries)
@@ -38,7 +38,7 @@ def use(it: Agent, bmc: Bmc, *, retries: int = 1) -> None:
 
 @case
 def device_switches_a_host_off(case: Case) -> None:
-    """A host with a BMC is fenced by it: the chassis is off before the waiter hears of it."""
+    """A host with a BMC is fenced by it: the chassis is off before the waiter returns."""
     case.set_timeout_ms(SECONDS * 1000)
     mount = case.mount()
     with agent() as it, bmc_in(it.folder) as bmc:
@@ -49,7 +49,7 @@ def device_switches_a_host_off(case: Case) -> None:
         true(not bmc.is_on(), "the host is off")
         equal([request.read("fenced"), request.read("error")], ["1\n", "0\n"])
         equal(mount.next(), Finished(0xAA))
-        # Its status is asked for after it was switched off, by fence_ipmilan and for the proof.
+        # fence_ipmilan and the agent's proof each read the status after switching it off.
         calls = bmc.calls()
         equal(calls[calls.index("set power 0") :], ["set power 0", "get power", "get power"])
         true(not it.called_with(), "no command was run")
@@ -60,7 +60,7 @@ def device_switches_a_host_off(case: Case) -> None:
 
 @case
 def device_is_found_by_an_ipv6_address(case: Case) -> None:
-    """A host is known by any of its addresses; one that has no device is for the command."""
+    """A host is found by any of its addresses; one without a device is fenced by the command."""
     case.set_timeout_ms(SECONDS * 1000)
     mount = case.mount()
     with agent() as it, bmc_in(it.folder) as bmc:
@@ -78,7 +78,7 @@ def device_is_found_by_an_ipv6_address(case: Case) -> None:
 
 @case
 def device_that_fails_is_an_error(case: Case) -> None:
-    """Where the BMC refuses, the request fails, and the command is not run in its place."""
+    """If the BMC fails, so does the request; the command is not run instead."""
     case.set_timeout_ms(SECONDS * 1000)
     mount = case.mount()
     with agent() as it, bmc_in(it.folder) as bmc:
@@ -96,24 +96,24 @@ def device_that_fails_is_an_error(case: Case) -> None:
 @case_with(OPTION)
 def device_keeps_a_host_away_from_the_disk(case: Case) -> None:
     """
-    Once fence_scsi has fenced a host, what it writes gets a reservation conflict and does not reach
-    the disk.  A host whose key was never registered is not reported as fenced.
+    Once fence_scsi has fenced a host, its writes get a reservation conflict and do not reach the
+    disk.  A host whose key was never registered is not reported as fenced.
     """
     case.set_timeout_ms(SECONDS * 1000)
     with shared_disk("node1", "node2") as disk, agent() as it:
-        # node2 holds the reservation. This host, node1, was let in before it booted: it is still
-        # registered, and fence_scsi does not know its key, without which it fences no other.
+        # node2 holds the reservation. This host, node1, was registered before it booted and still
+        # is, but fence_scsi does not know its key, without which it cannot fence others.
         disk.let_in("node2", "b2")
         disk.register("node1", "a1")
         use_disk(it, disk)
         it.begin()
         equal(disk.keys(), {"a1", "b2"})
-        # Now it may be mounted.
+        # From here on the filesystem may be mounted.
         mount = case.mount()
         disk.write("node1", "A")
         disk.write("node2", "B")
 
-        # fence_scsi says that it is off already.
+        # fence_scsi reports that this host is already off.
         case.expect_error_line(mount, 0xCC)
         unknown = mount.started(0xCC, "10.0.0.13")
         unknown.until_failed(SECONDS)
@@ -137,7 +137,7 @@ def device_keeps_a_host_away_from_the_disk(case: Case) -> None:
 
 
 def use_disk(it: Agent, disk: SharedDisk) -> None:
-    """Has the agent, on node1, fence node2 and node3 by the disk as node1 sees it."""
+    """Configures the agent, on node1, to fence node2 and node3 through node1's disk device."""
     hosts = it.folder / "hosts"
     hosts.write_text(
         f"[defaults]\nagent = fence_scsi\nunfence = yes\ndevices = {disk.device('node1')}\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sysfs interface: a request's directory, what its files say and what they take."""
+"""The sysfs interface: a request's directory, its files' contents and accepted writes."""
 
 import os
 import stat
@@ -24,14 +24,14 @@ from fence import (
 )
 
 TRUE = ["1", "1\n", "y", "Y", "yes\n", "t", "T", "true", "on", "ON", "On", "oN", "on\n"]
-# It looks at the beginning only. Programs in C may write a string with its end.
+# kstrtobool only reads the beginning. C programs may write the terminating NUL.
 TRUE += ["1 of 1", "yes, it is off\n", "10", "1\0"]
 FALSE = ["0", "0\n", "n", "N", "no\n", "f", "F", "false\n", "of", "off", "OFF", "oF\n"]
 NEITHER = ["", "\n", " 1", "2", "-1", "x", "o", "o1", "\0", "\0001", "z" * 5000, "_" * 4095]
 
 
 def as_user(action: Callable[[], object]) -> int:
-    """Runs it in a process that is not root's; returns the errno it failed with, or 0."""
+    """Runs the action in an unprivileged process; returns its errno, or 0."""
     pid = os.fork()
     if not pid:
         status = 255
@@ -50,7 +50,7 @@ def as_user(action: Callable[[], object]) -> int:
 
 @case
 def directory_is_named_by_the_rid(case: Case) -> None:
-    """A request's directory is <parent>/fence/<rid>, the rid as 16 lower-case hex digits."""
+    """A request's directory is <parent>/fence/<rid>, with the rid as 16 lower-case hex digits."""
     mount = case.mount()
     for rid in (0xAA, 0xFEDCBA9876543210):
         equal(mount.start(rid), 0)
@@ -60,7 +60,7 @@ def directory_is_named_by_the_rid(case: Case) -> None:
 
 @case
 def directory_has_files_of_these_modes(case: Case) -> None:
-    """All can read every file; fenced and error can be written, by their owner root only."""
+    """All files are world-readable; only fenced and error are writable, by their owner root."""
     request = case.mount().started(0xAA)
     wanted = dict.fromkeys(Request.FILES, "-r--r--r--")
     wanted |= dict.fromkeys(("fenced", "error"), "-rw-r--r--")
@@ -71,7 +71,7 @@ def directory_has_files_of_these_modes(case: Case) -> None:
 
 @case
 def directory_is_written_by_root_only(case: Case) -> None:
-    """Another user can read every file and write none, and root cannot write the constant ones."""
+    """Other users can read all files and write none; root cannot write the constant ones."""
     mount = case.mount()
     request = mount.started(0xAA)
     for file in Request.FILES:
@@ -84,7 +84,7 @@ def directory_is_written_by_root_only(case: Case) -> None:
 
 @case
 def values_end_in_a_newline(case: Case) -> None:
-    """Every file holds one line."""
+    """Each file holds a single line."""
     mount = case.mount()
     request = mount.started(0xAA)
     for file in Request.FILES:
@@ -94,7 +94,7 @@ def values_end_in_a_newline(case: Case) -> None:
 
 @case
 def rid_is_16_hex_digits(case: Case) -> None:
-    """The file rid has 16 lower-case hex digits."""
+    """rid holds 16 lower-case hex digits."""
     mount = case.mount()
     for rid, text in ((0xAA, "00000000000000aa\n"), (0xFEDCBA9876543210, "fedcba9876543210\n")):
         equal(mount.started(rid).read("rid"), text)
@@ -102,7 +102,7 @@ def rid_is_16_hex_digits(case: Case) -> None:
 
 @case
 def ipv4_addr_is_a_dotted_quad(case: Case) -> None:
-    """The file ipv4_addr has the address as people write it, first byte first."""
+    """ipv4_addr holds the address in the usual notation, first byte first."""
     mount = case.mount()
     for rid, address in enumerate(["10.1.2.3", "192.168.255.0", "0.0.0.0", "1.0.0.254"]):
         equal(mount.started(rid, address).read("ipv4_addr"), f"{address}\n")
@@ -110,7 +110,7 @@ def ipv4_addr_is_a_dotted_quad(case: Case) -> None:
 
 @case
 def reason_has_the_first_reasons_name(case: Case) -> None:
-    """The file reason names the first reason, or says unknown."""
+    """reason holds the first reason's name, or unknown."""
     mount = case.mount()
     names = {
         CLIENT_RECOVERY: "client_recovery\n",
@@ -130,7 +130,7 @@ def reason_has_the_first_reasons_name(case: Case) -> None:
 
 @case
 def elapsed_secs_counts_whole_seconds(case: Case) -> None:
-    """The file elapsed_secs has the whole seconds since start, finished or not."""
+    """elapsed_secs counts whole seconds since start, whether the request is finished or not."""
     mount = case.mount()
     before = Stopwatch()
     first, second = mount.started(0xAA), mount.started(0xBB)
@@ -151,7 +151,7 @@ def elapsed_secs_counts_whole_seconds(case: Case) -> None:
 
 @case
 def fenced_and_error_are_0_or_1(case: Case) -> None:
-    """Both begin as 0; each becomes 1 when it is written, and does not change the other."""
+    """Both start as 0; writing one sets it to 1 and leaves the other unchanged."""
     mount = case.mount()
     case.expect_error_line(mount, 0xBB)
     one, other = mount.started(0xAA), mount.started(0xBB)
@@ -165,7 +165,7 @@ def fenced_and_error_are_0_or_1(case: Case) -> None:
 
 @case
 def fenced_takes_true_as_kstrtobool_reads_it(case: Case) -> None:
-    """Every spelling of true that kstrtobool knows means fenced."""
+    """Writing any kstrtobool spelling of true to fenced means fenced."""
     mount = case.mount()
     for rid, text in enumerate(TRUE):
         request = mount.started(rid)
@@ -177,7 +177,7 @@ def fenced_takes_true_as_kstrtobool_reads_it(case: Case) -> None:
 
 @case
 def error_takes_true_as_kstrtobool_reads_it(case: Case) -> None:
-    """Every spelling of true that kstrtobool knows means failed."""
+    """Writing any kstrtobool spelling of true to error means failed."""
     mount = case.mount()
     for rid, text in enumerate(TRUE):
         case.expect_error_line(mount, rid)
@@ -189,7 +189,7 @@ def error_takes_true_as_kstrtobool_reads_it(case: Case) -> None:
 
 
 def refuses(request: Request, file: str, text: str) -> None:
-    """Writing this is EINVAL; sysfs itself takes an empty write and does nothing."""
+    """Checks that a write fails with EINVAL; sysfs itself accepts and ignores empty writes."""
     if text:
         fails_with(EINVAL, request.write, file, text)
     else:
@@ -198,7 +198,7 @@ def refuses(request: Request, file: str, text: str) -> None:
 
 @case
 def writing_false_does_not_finish_a_request(case: Case) -> None:
-    """Writing 0, or false in any other spelling, is EINVAL and changes nothing: not fenced."""
+    """Writing 0, or any spelling of false, fails with EINVAL and changes nothing: not fenced."""
     mount = case.mount()
     request = mount.started(0xAA)
     waiter = mount.waiter()
@@ -214,7 +214,7 @@ def writing_false_does_not_finish_a_request(case: Case) -> None:
 
 @case
 def writing_anything_else_is_einval(case: Case) -> None:
-    """What is neither true nor false is EINVAL, however long, and changes nothing."""
+    """Any other text, whatever its length, fails with EINVAL and changes nothing."""
     mount = case.mount()
     request = mount.started(0xAA)
     for file in ("fenced", "error"):
@@ -226,7 +226,7 @@ def writing_anything_else_is_einval(case: Case) -> None:
 
 @case
 def a_finished_request_stays_finished(case: Case) -> None:
-    """Once fenced or failed a request never becomes unfinished, whatever is written."""
+    """A fenced or failed request never becomes unfinished again, whatever is written."""
     mount = case.mount()
     case.expect_error_line(mount, 0xBB)
     fenced, failed = mount.started(0xAA), mount.started(0xBB)
@@ -244,7 +244,7 @@ def a_finished_request_stays_finished(case: Case) -> None:
 
 
 def refuses_or_is_stale(request: Request, file: str, text: str) -> None:
-    """What is not true is refused; of a failed request's fenced either error is right."""
+    """Checks that a text other than true is refused with EINVAL or ESTALE."""
     try:
         request.write(file, text)
     except OSError as error:
@@ -256,7 +256,7 @@ def refuses_or_is_stale(request: Request, file: str, text: str) -> None:
 
 @case
 def fenced_on_a_failed_request_is_estale(case: Case) -> None:
-    """Failed wins over fenced: a late write to fenced is ESTALE, and the request stays failed."""
+    """Failed wins: a late write to fenced returns ESTALE, and the request stays failed."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     request = mount.started(0xAA)
@@ -270,7 +270,7 @@ def fenced_on_a_failed_request_is_estale(case: Case) -> None:
 
 @case
 def error_after_fenced_fails_the_request(case: Case) -> None:
-    """Error can be written after fenced, and wins."""
+    """error can be written after fenced, and wins."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     request = mount.started(0xAA)
@@ -285,7 +285,7 @@ def error_after_fenced_fails_the_request(case: Case) -> None:
 
 @case
 def error_is_logged(case: Case) -> None:
-    """Writing error logs the line that monitors look for, with mount and rid; fenced does not."""
+    """Writing error logs the line that monitors expect, with mount and rid; fenced does not."""
     one, other = case.mount(), case.mount()
     for mount in (one, other):
         case.expect_line(
@@ -298,7 +298,7 @@ def error_is_logged(case: Case) -> None:
 
 @case
 def an_open_file_of_a_freed_request_is_enodev(case: Case) -> None:
-    """Free does not wait for open files: reading and writing them is ENODEV afterwards."""
+    """Free does not wait for open files; reading or writing them then returns ENODEV."""
     mount = case.mount()
     request = mount.started(0xAA)
     files = [os.open(request.path / file, os.O_RDONLY) for file in Request.FILES]

@@ -7,7 +7,7 @@ from fence import equal
 
 @case
 def drained_is_true_only_if_nothing_is_listed(case: Case) -> None:
-    """Drained is true without requests, and false until the last was freed, fenced or not."""
+    """Drained is true without requests, and false until the last one is freed, fenced or not."""
     mount, other = case.mount(), case.mount()
     equal(mount.drained(), (True, False), "at first")
     one = mount.started(1)
@@ -58,7 +58,7 @@ def drained_reports_a_timeout(case: Case) -> None:
 
 @case
 def drained_never_sleeps(case: Case) -> None:
-    """Drained can be called with a spinlock held, whatever it finds."""
+    """Drained can be called with a spinlock held, whatever its result."""
     mount, bare = case.mount(), case.mount("nosetup")
     case.expect_error_line(mount, 19)
     case.expect_not_set_up(2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A caller that knows nothing of this module but the eight functions of old."""
+"""A caller that only knows the eight original functions."""
 
 import threading
 from pathlib import Path
@@ -8,13 +8,13 @@ import kernel
 from case import Case, case
 from fence import Request, Stopwatch, equal, name, true
 
-# The device number that the module's superblock has.
+# The device number of the test module's superblock.
 FENCE = kernel.FENCE_SYSFS / "240:7" / "fence"
 
 
 @case
 def a_module_of_the_eight_old_functions_links_and_works(case: Case) -> None:
-    """C code compiled against the eight-function header alone loads, and finds all as it was."""
+    """C code compiled against the eight-function header loads and finds everything unchanged."""
     errors = []
 
     def load() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What agents get without polling sysfs: uevents of requests, and polls of their files."""
+"""Notifications for agents: uevents of requests, and poll() on their files."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from fence import (
 )
 from uevents import Event, Listener, listening, polling
 
-# How often something that only goes wrong in a race is tried.
+# Number of attempts to hit a race.
 TRIES = 200
 
 REASONS = ("client_recovery", "client_reconnect", "quorum_block_leader", "unknown")
@@ -37,20 +37,20 @@ def event(
     address: str = "10.0.0.7",
     reason: int = CLIENT_RECOVERY,
 ) -> Event:
-    """The one that a request of these arguments has."""
+    """The expected uevent of a request with these arguments."""
     path = mount.request(rid).path
     return Event(action, path, name(rid), address, REASONS[reason], state)
 
 
 def of_each_kind(case: Case) -> list[Mount]:
-    """Mounts that have their requests in each of the places where they can be."""
+    """A mount for each place where requests can be."""
     under = case.mount("nosetup")
     equal(under.setup_under(), 0)
     return [case.mount(), under, case.leader()]
 
 
 def write_in_vain(fenced: Request, failed: Request) -> None:
-    """What can be written to finished requests and changes nothing."""
+    """Writes to finished requests that change nothing."""
     fenced.set_fenced()
     failed.set_error()
     fails_with(ESTALE, failed.set_fenced)
@@ -61,7 +61,7 @@ def write_in_vain(fenced: Request, failed: Request) -> None:
 
 @case
 def uevents_announce_the_life_of_a_request(case: Case) -> None:
-    """Add, change and remove are sent soon after start, the write and free, wherever it is."""
+    """Add, change and remove follow start, the write and free soon, wherever the request is."""
     for rid, mount in enumerate(of_each_kind(case), 0xFEDCBA9876543210):
         case.expect_error_line(mount, rid)
         with listening() as listener:
@@ -77,7 +77,7 @@ def uevents_announce_the_life_of_a_request(case: Case) -> None:
 
 @case
 def uevents_of_a_request_that_is_freed_early(case: Case) -> None:
-    """Remove has the state in which the request is removed: pending, fenced or failed."""
+    """Remove carries the state at removal: pending, fenced or failed."""
     mount = case.mount()
     case.expect_error_line(mount, 3)
     with listening() as listener:
@@ -92,7 +92,7 @@ def uevents_of_a_request_that_is_freed_early(case: Case) -> None:
 
 @case
 def uevents_have_address_and_reason_as_the_files_do(case: Case) -> None:
-    """The address of a uevent is what inet_addr shows, of either family, the reason as its file."""
+    """A uevent's address and reason equal inet_addr and reason, for either address family."""
     addresses = ("10.1.2.3", "0.0.0.0", "2001:db8::1:0:0:1", "::", "fe80::5efe:10.0.0.1")
     longest = "1111:2222:3333:4444:5555:6666:7777:8888"
     for mount in of_each_kind(case):
@@ -114,7 +114,7 @@ def uevents_have_address_and_reason_as_the_files_do(case: Case) -> None:
 
 @case
 def uevents_announce_a_timeout(case: Case) -> None:
-    """A request that times out sends one change, though many time out at once."""
+    """A request that times out sends one change, even if many time out at once."""
     mount = case.mount()
     case.set_timeout_ms(1000)
     rids = range(40)
@@ -136,7 +136,7 @@ def uevents_announce_a_timeout(case: Case) -> None:
 
 @case
 def uevents_announce_stop_destroy_and_unmount(case: Case) -> None:
-    """Each request that is dropped sends one remove, with the state that it had."""
+    """Each dropped request sends one remove with its last state."""
     drops: tuple[Callable[[Mount], None], ...] = (Mount.stop, Mount.destroy, Mount.unmount)
     for drop in drops:
         for mount in of_each_kind(case):
@@ -148,14 +148,14 @@ def uevents_announce_stop_destroy_and_unmount(case: Case) -> None:
                 equal(len(listener.next(4)), 4)
                 wanted = [event("remove", mount, rid, states[rid]) for rid in states]
                 drop(mount)
-                # Destroy and unmount return when all events have been sent.
+                # Destroy and unmount return after all events have been sent.
                 events = listener.next(3) if drop is Mount.stop else listener.events()
                 equal(sorted(events, key=lambda told: told.rid), wanted)
 
 
 @case
 def uevents_have_the_path_after_its_parent_was_removed(case: Case) -> None:
-    """A uevent has the request's path, also if the filesystem's directory was removed first."""
+    """A uevent has the request's path even if the filesystem's directory was removed first."""
     mount = case.mount("nosetup")
     equal(mount.setup_under(), 0)
     with listening() as listener:
@@ -168,7 +168,7 @@ def uevents_have_the_path_after_its_parent_was_removed(case: Case) -> None:
 
 @case
 def uevents_are_sent_only_for_changes(case: Case) -> None:
-    """What changes nothing sends nothing: other reasons, repeated and refused writes, waits."""
+    """Further reasons, repeated or refused writes, and waits change nothing and send nothing."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     with listening() as listener:
@@ -206,7 +206,7 @@ def uevents_are_of_requests_alone(case: Case) -> None:
 
 @case
 def add_is_sent_when_every_file_exists(case: Case) -> None:
-    """All files of a request are there when its uevent add is sent."""
+    """All files of a request exist when its add uevent is sent."""
     mount = case.mount()
     listener = Listener()
     missing, tell = os.pipe()
@@ -227,7 +227,7 @@ def add_is_sent_when_every_file_exists(case: Case) -> None:
     try:
         for rid in range(TRIES):
             mount.started(rid)
-            # Only now, so that the next one's files are made while the other process is awake.
+            # Keeps the other process awake while the next request's files are made.
             equal(os.read(missing, 1), b".", "all files were there")
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -237,7 +237,7 @@ def add_is_sent_when_every_file_exists(case: Case) -> None:
 
 @case
 def uevents_come_in_order_in_every_race(case: Case) -> None:
-    """An agent that answers before add, and a leader that frees at once, change no order."""
+    """Order holds even if an agent answers before add and a leader frees at once."""
     mount = case.mount()
     pid = os.fork()
     if not pid:
@@ -284,7 +284,7 @@ def uevents_come_in_order_in_every_race(case: Case) -> None:
 
 @case
 def polls_wake_when_a_file_changes(case: Case) -> None:
-    """Fenced and error can be polled: each wakes when its own value changes, for every reader."""
+    """fenced and error can be polled: each wakes all its readers when its own value changes."""
     for mount in of_each_kind(case):
         case.expect_error_line(mount, 1)
         case.expect_error_line(mount, 2)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-What waits for what: uevents that another task holds up, and readers of a request's files.
+Which operations wait for which, with uevents held up by another task and with open readers.
 
-The test filesystem holds up the module's uevents where the kernel sends them, as a task does that
-holds the kernel's mutex for them and waits for memory.
+The test filesystem holds up the module's uevents where the kernel sends them, like a task that
+holds the kernel's uevent mutex while waiting for memory.
 """
 
 import time
@@ -21,7 +21,7 @@ HOLD_SECONDS = 10
 
 @contextmanager
 def uevents_held(mount: Mount) -> Iterator[None]:
-    """No uevent of the module gets through until this ends, or 10 s are over."""
+    """Holds up all uevents of the module until the block ends, or for at most 10 s."""
     equal(mount.returns(f"hold_uevents {HOLD_SECONDS * 1000}"), 0)
     try:
         yield
@@ -30,7 +30,7 @@ def uevents_held(mount: Mount) -> Iterator[None]:
 
 
 def hold_one(mount: Mount) -> None:
-    """Starts a request, whose uevent is being held up when this returns."""
+    """Starts a request; returns once its uevent is held up."""
     equal(mount.start(0x10), 0)
     watch = Stopwatch()
     while not mount.returns("held_uevents"):
@@ -60,7 +60,7 @@ def calls_do_not_wait_for_uevents(case: Case) -> None:
 
 @case
 def stop_does_not_wait_for_uevents(case: Case) -> None:
-    """Stop, after which a mount may stand for election, returns at once with uevents held up."""
+    """Stop, after which a mount may be elected again, returns at once while uevents are held up."""
     mount, other = case.mount(), case.mount()
     with uevents_held(other):
         hold_one(mount)
@@ -71,7 +71,7 @@ def stop_does_not_wait_for_uevents(case: Case) -> None:
 
 @case
 def mounts_do_not_wait_for_each_other(case: Case) -> None:
-    """While destroy of one mount waits for uevents, all calls on others return at once."""
+    """While destroy of one mount waits for uevents, calls on other mounts return at once."""
     mount, other, third = case.mount(), case.mount(), case.mount("nosetup")
     with uevents_held(other):
         hold_one(mount)
@@ -91,7 +91,7 @@ def mounts_do_not_wait_for_each_other(case: Case) -> None:
 
 @case
 def setup_is_busy_while_destroy_of_the_mount_waits(case: Case) -> None:
-    """Until destroy has returned its superblock and directory are taken: EBUSY, at once."""
+    """Until destroy returns, setup of its superblock or directory returns EBUSY at once."""
     mount, other, parented = case.mount(), case.mount(), case.mount("nosetup")
     equal(parented.setup_under("shared"), 0)
     case.expect_not_set_up(2)
@@ -116,7 +116,7 @@ def setup_is_busy_while_destroy_of_the_mount_waits(case: Case) -> None:
 
 @case
 def held_up_uevents_come_in_order(case: Case) -> None:
-    """Remove of a dropped request comes before add of the next one for its rid."""
+    """A dropped request's remove precedes the add of the rid's next request."""
     mount, other = case.mount(), case.mount()
     with listening() as listener:
         with uevents_held(other):
@@ -133,7 +133,7 @@ def held_up_uevents_come_in_order(case: Case) -> None:
 
 @case
 def timeouts_do_not_wait_for_uevents(case: Case) -> None:
-    """A request fails in time, and its waiter returns, while uevents are held up."""
+    """A request times out, and its waiter returns, even while uevents are held up."""
     mount, other = case.mount(), case.mount()
     case.expect_timeout_line(mount, 0x11, 500)
     with uevents_held(other):
@@ -150,7 +150,7 @@ def timeouts_do_not_wait_for_uevents(case: Case) -> None:
 
 @case
 def unloading_waits_for_held_up_uevents(case: Case) -> None:
-    """Unmounting waits for its uevents, and the modules can be unloaded right after it."""
+    """Unmounting waits for pending uevents; the modules can be unloaded right afterwards."""
     mount, other = case.mount(), case.mount()
     with uevents_held(other):
         hold_one(mount)

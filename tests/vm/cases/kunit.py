@@ -26,7 +26,7 @@ def kunit(case: Case) -> None:
 
 def run_unit_tests(case: Case, build: str) -> None:
     kernel.unload_both()
-    # KUnit runs them while the module is being loaded.
+    # KUnit runs the tests while the module loads.
     kernel.load(kernel.FENCE, build=build)
     kernel.unload(kernel.FENCE)
     log = [line.text for line in case.log.lines()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a leader of scoutfs does, with the agent at the other end."""
+"""A scoutfs leader's life, with the agent at the other end."""
 
 import time
 from errno import EBUSY, EIO, ESHUTDOWN, ETIMEDOUT
@@ -9,9 +9,9 @@ from agents import Agent, agent
 from case import Case, case
 from fence import CLIENT_RECONNECT, CLIENT_RECOVERY, Leader, Standing, Stopwatch, equal, name, true
 
-# A command that begins to fence and ends when a file allows it, or when the case must have failed.
+# A command that ends once a file exists, or fails after a time in which the case must have ended.
 WAITS = "for _ in $(seq 250); do test -e go && exit 0; sleep 0.02; done; exit 1"
-# A command that cannot fence the mount 2.
+# A command that cannot fence mount 2.
 FAILS_FOR_2 = "case $SCOUTFS_FENCED_REQ_RID in *2) exit 1;; esac"
 
 
@@ -21,7 +21,7 @@ def leader(
     wait_next: bool = False,
     election_ms: int = 15000 * kernel.PATIENCE,
 ) -> Leader:
-    """A mount whose reclaim worker looks so often, or sleeps in wait_next for so long."""
+    """A mount whose reclaim worker polls, or sleeps in wait_next for, `reclaim_ms` at a time."""
     mount = case.leader()
     kernel.set_parameter(kernel.LEADER_FILESYSTEM, "reclaim_ms", reclaim_ms)
     kernel.set_parameter(kernel.LEADER_FILESYSTEM, "wait_next", int(wait_next))
@@ -30,13 +30,13 @@ def leader(
 
 
 def begin(it: Agent, script: str) -> None:
-    # An error is reported at once; the agent would otherwise try again for half a minute.
+    # Errors are reported at once; otherwise the agent would retry for half a minute.
     it.configure(script, delay="0.1", retries=0)
     it.begin()
 
 
 def served(it: Agent) -> list[int]:
-    """The rids that the command was run for."""
+    """The rids for which the command was run."""
     return [int(call.split(",")[0], 16) for call in it.called_with()]
 
 
@@ -47,7 +47,7 @@ def is_left_nothing(mount: Leader) -> None:
 
 @case
 def leader_has_previous_leaders_fenced(case: Case) -> None:
-    """A new leader leads once the agent has fenced each previous one, and then reclaims them."""
+    """A new leader leads once the agent has fenced all previous ones, and then reclaims them."""
     mount = leader(case)
     with agent() as it:
         begin(it, "exit 0")
@@ -72,7 +72,7 @@ def leader_without_predecessors_leads_at_once(case: Case) -> None:
 
 @case
 def leader_does_not_lead_if_one_cannot_be_fenced(case: Case) -> None:
-    """One previous leader that the agent cannot fence ends the election; another one may work."""
+    """If the agent cannot fence a previous leader, the election fails; a later one may succeed."""
     mount = leader(case)
     case.expect_error_line(mount, 2)
     with agent() as it:
@@ -87,7 +87,7 @@ def leader_does_not_lead_if_one_cannot_be_fenced(case: Case) -> None:
 
 @case
 def leader_gives_up_without_an_agent(case: Case) -> None:
-    """An election whose requests no agent serves ends after its time, before the requests fail."""
+    """Without an agent the election times out before its requests do."""
     mount = leader(case, election_ms=300)
     watch = Stopwatch()
     equal(mount.elect(1, 2), -ETIMEDOUT)
@@ -99,7 +99,7 @@ def leader_gives_up_without_an_agent(case: Case) -> None:
 
 
 def reclaims(case: Case, mount: Leader) -> None:
-    """Clients that do not recover are fenced, freed, and those that cannot be end it."""
+    """Checks that clients that do not recover are fenced and freed."""
     with agent() as it:
         begin(it, "exit 0")
         equal(mount.elect(), 0)
@@ -107,20 +107,20 @@ def reclaims(case: Case, mount: Leader) -> None:
         mount.until(Standing(leading=True, reclaimed=3))
         equal(sorted(served(it)), [1, 2, 3])
         is_left_nothing(mount)
-        # The next ones, while it leads.
+        # Another recovery while it still leads.
         equal(mount.recover(4), 0)
         mount.until(Standing(leading=True, reclaimed=4))
 
 
 @case
 def leader_reclaims_what_is_fenced(case: Case) -> None:
-    """The worker that looks at intervals frees every client that the agent has fenced."""
+    """The polling worker frees every client that the agent has fenced."""
     reclaims(case, leader(case))
 
 
 @case
 def leader_reclaims_what_is_fenced_when_woken(case: Case) -> None:
-    """The worker that sleeps in wait_next frees what is fenced at once, not after its minute."""
+    """The worker sleeping in wait_next frees fenced clients at once, not after its minute."""
     reclaims(case, leader(case, reclaim_ms=60_000, wait_next=True))
 
 
@@ -139,19 +139,19 @@ def shuts_down(case: Case, mount: Leader) -> None:
 
 @case
 def leader_is_shut_down_by_an_error(case: Case) -> None:
-    """A client that the agent cannot fence shuts the leader down, and the rest is dropped."""
+    """A client that the agent cannot fence shuts the leader down and drops the other requests."""
     shuts_down(case, leader(case))
 
 
 @case
 def leader_is_shut_down_by_an_error_when_woken(case: Case) -> None:
-    """The same for the worker that sleeps in wait_next."""
+    """The same for the worker sleeping in wait_next."""
     shuts_down(case, leader(case, reclaim_ms=60_000, wait_next=True))
 
 
 @case
 def leader_is_shut_down_without_an_agent(case: Case) -> None:
-    """Without an agent the request fails in time, and that shuts the leader down."""
+    """Without an agent the request times out, which shuts the leader down."""
     mount = leader(case)
     case.set_timeout_ms(200)
     case.expect_timeout_line(mount, 0xAA, 200)
@@ -163,7 +163,7 @@ def leader_is_shut_down_without_an_agent(case: Case) -> None:
 
 @case
 def leader_recovers_clients_of_which_some_are_pending(case: Case) -> None:
-    """A recovery timeout adds its reason to requests that are there, and each is fenced once."""
+    """A recovery timeout adds its reason to pending requests, and each is fenced once."""
     mount = leader(case)
     equal(mount.elect(), 0)
     equal(mount.start(2, mount.address(2), CLIENT_RECONNECT), 0)
@@ -184,7 +184,7 @@ def leader_recovers_clients_of_which_some_are_pending(case: Case) -> None:
 
 @case
 def leader_can_step_down_while_it_is_elected(case: Case) -> None:
-    """A step-down ends the election with ESHUTDOWN; what the agent fences then serves the next."""
+    """A step-down ends the election with ESHUTDOWN; running commands serve the next election."""
     mount = leader(case)
     with agent() as it:
         begin(it, WAITS)
@@ -194,7 +194,7 @@ def leader_can_step_down_while_it_is_elected(case: Case) -> None:
         equal(election.answer(), -ESHUTDOWN)
         equal(mount.standing(), Standing(leading=False))
         is_left_nothing(mount)
-        # Elected again, it asks for the same mount, whose command still runs.
+        # In the next election it fences the same mount, whose command still runs.
         election = mount.election(1)
         (it.folder / "go").touch()
         equal(election.answer(20), 0)
@@ -224,19 +224,19 @@ def steps_down(case: Case, mount: Leader) -> None:
 
 @case
 def leader_can_step_down_while_it_reclaims(case: Case) -> None:
-    """A step-down in the middle of fencing drops the requests, and the mount can lead again."""
+    """A step-down during fencing drops the requests, and the mount can lead again."""
     steps_down(case, leader(case))
 
 
 @case
 def leader_can_step_down_while_it_sleeps(case: Case) -> None:
-    """A step-down wakes the worker that sleeps in wait_next for a minute."""
+    """A step-down wakes the worker sleeping in wait_next for a minute."""
     steps_down(case, leader(case, reclaim_ms=60_000, wait_next=True))
 
 
 @case
 def leader_can_step_down_before_the_recovery_timeout(case: Case) -> None:
-    """A leader that steps down before its recovery timeout has none fenced, nor its successor."""
+    """If a leader steps down before its recovery timeout, neither it nor its successor fences."""
     mount = leader(case)
     equal(mount.elect(), 0)
     equal(mount.recover(1, 2, milliseconds=200), 0)
@@ -249,7 +249,7 @@ def leader_can_step_down_before_the_recovery_timeout(case: Case) -> None:
 
 @case
 def leader_can_be_unmounted_while_it_leads(case: Case) -> None:
-    """Unmounting a leader, with requests that are being served, leaves nothing and does no harm."""
+    """Unmounting a leader while its requests are being served is safe and leaves nothing behind."""
     for wait_next in (False, True):
         mount = leader(case, reclaim_ms=60_000, wait_next=wait_next)
         with agent() as it:
@@ -267,7 +267,7 @@ def leader_can_be_unmounted_while_it_leads(case: Case) -> None:
 
 @case
 def leaders_of_two_mounts_know_nothing_of_each_other(case: Case) -> None:
-    """Of two leaders on one host one is shut down by an error, and the other continues."""
+    """If an error shuts down one of two leaders on a host, the other continues."""
     one, other = leader(case), leader(case)
     case.expect_error_line(one, 2)
     with agent() as it:

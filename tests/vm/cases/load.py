@@ -13,19 +13,19 @@ import kernel
 from case import Case, case
 from fence import CLIENT_RECONNECT, Finished, Mount, Stopwatch, equal, fails_with, true
 
-# Each takes a kernel that watches itself ten times as long.
+# An instrumented kernel takes ten times as long for each.
 MANY = 10_000 if kernel.PATIENCE == 1 else 1_000
 
 
 class Actors:
-    """Processes that do one thing over and over until they are stopped."""
+    """Processes that each repeat an action until they are stopped."""
 
     def __init__(self, *actions: Callable[[], None]) -> None:
         self._pids = [self._fork(action) for action in actions]
 
     @staticmethod
     def _fork(action: Callable[[], None]) -> int:
-        # Held back until there is a handler for it.
+        # Blocked until the handler is installed.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if pid:
@@ -57,7 +57,7 @@ class Actors:
 
 
 def ignoring(function: Callable[[], object], *errors: int) -> Callable[[], None]:
-    """The function, but that these errors are as good as success."""
+    """Wraps a function so that these errors count as success."""
 
     def action() -> None:
         try:
@@ -71,9 +71,9 @@ def ignoring(function: Callable[[], object], *errors: int) -> Callable[[], None]
 
 @case
 def ten_thousand_requests_on_one_mount(case: Case) -> None:
-    """Ten thousand requests are all listed, reported in start order, freed, and dropped by stop."""
+    """Ten thousand requests are all listed, returned in start order, freed, and dropped by stop."""
     mount = case.mount()
-    # Their times are printed, and not judged.
+    # Durations are printed but not checked.
     case.set_timeout_ms(3600000)
     watch = Stopwatch()
     rids = list(range(MANY))
@@ -107,7 +107,7 @@ def ten_thousand_requests_on_one_mount(case: Case) -> None:
 
 @case
 def free_returns_while_a_file_is_being_written(case: Case) -> None:
-    """Free and stop return while agents write as fast as they can; writes are ENODEV then."""
+    """Free and stop return while agents write as fast as they can; further writes get ENODEV."""
     mount = case.mount()
     rounds = 20
     case.expect_error_line(mount, 0xAA, rounds // 2)
@@ -139,7 +139,7 @@ def free_returns_while_a_file_is_being_written(case: Case) -> None:
 
 @case
 def writers_at_the_same_time_agree(case: Case) -> None:
-    """However fenced and error are written at the same time, the outcome is one: failed."""
+    """However fenced and error are written concurrently, the request ends up failed."""
     mount = case.mount()
     for rid in range(12):
         case.expect_error_line(mount, rid)
@@ -162,7 +162,7 @@ def writers_at_the_same_time_agree(case: Case) -> None:
 
 @case
 def calls_may_race_with_each_other_and_with_destroy(case: Case) -> None:
-    """Calls at the same time as setup, stop and destroy return one of their errors, no worse."""
+    """Calls concurrent with setup, stop and destroy return only their documented errors."""
     mount = case.mount()
     case.expect_not_set_up(None)
     rids = range(4)
@@ -215,7 +215,7 @@ def calls_may_race_with_each_other_and_with_destroy(case: Case) -> None:
 
 @case
 def mounts_come_and_go_at_the_same_time(case: Case) -> None:
-    """Mounting, asking and unmounting in several processes at once works for each of them."""
+    """Several processes can mount, make requests and unmount at the same time."""
     first = case.mount()
 
     def come_and_go(number: int) -> Callable[[], None]:

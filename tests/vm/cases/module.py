@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Loading and unloading, and what is left of it."""
+"""Loading and unloading the module without leftovers."""
 
 import os
 from errno import EAGAIN, EBUSY, ENODEV
@@ -19,7 +19,7 @@ def refuses_to_unload(module: str) -> None:
         raise CaseFailed(f"{module} was unloaded while in use")
 
 
-# What lockdep checks of the module, by the names that it prints.
+# The module's lock classes as named by lockdep.
 LOCKS = [
     "registry",
     "idle",
@@ -38,7 +38,7 @@ LOCKS = [
 
 @case_with("CONFIG_PROVE_LOCKING")
 def every_lock_has_a_class_of_its_own(case: Case) -> None:
-    """Lockdep tells every lock, wait queue, work item and timer of the module apart."""
+    """Every lock, wait queue, work item and timer of the module has its own lockdep class."""
     mount = case.mount()
     case.set_timeout_ms(100)
     case.expect_timeout_line(mount, 0xAA, 100)
@@ -51,7 +51,7 @@ def every_lock_has_a_class_of_its_own(case: Case) -> None:
 
 @case
 def loading_and_serving_requests_print_nothing(case: Case) -> None:
-    """Nothing is logged without a failure, from loading to unloading."""
+    """From loading to unloading, nothing is logged unless something fails."""
     kernel.unload_both()
     kernel.load_both()
     mount, under = case.mount(), case.mount("nosetup")
@@ -71,9 +71,9 @@ def loading_and_serving_requests_print_nothing(case: Case) -> None:
 
 @case
 def unloading_leaves_nothing(case: Case) -> None:
-    """Loading and unloading, several times with requests in between, leaves nothing in /sys."""
+    """Repeated loading and unloading, with requests in between, leaves nothing in /sys."""
     kernel.unload_both()
-    # Where kobjects live on for a while, unloading waits for them.
+    # If the release of kobjects is delayed, unloading waits for it.
     for _ in range(10 if kernel.PATIENCE == 1 else 3):
         kernel.load_both()
         true(kernel.FENCE_SYSFS.is_dir(), "the module's directory is there")
@@ -90,7 +90,7 @@ def unloading_leaves_nothing(case: Case) -> None:
 
 @case
 def unload_is_refused_while_a_filesystem_uses_it(case: Case) -> None:
-    """The module cannot be unloaded while a filesystem that calls it is loaded or mounted."""
+    """The module cannot be unloaded while a filesystem using it is loaded or mounted."""
     mount = case.mount()
     request = mount.started(0xAA)
     refuses_to_unload(kernel.FENCE)
@@ -104,7 +104,7 @@ def unload_is_refused_while_a_filesystem_uses_it(case: Case) -> None:
 
 @case
 def unload_works_with_a_dropped_requests_file_open(case: Case) -> None:
-    """A file of a request that is gone, still held open, neither stops nor survives an unload."""
+    """An open file of a dropped request neither blocks unloading nor works afterwards."""
     mount = case.mount()
     request = mount.started(0xAA)
     files = [os.open(request.path / file, os.O_RDWR) for file in ("fenced", "error")]
@@ -121,7 +121,7 @@ def unload_works_with_a_dropped_requests_file_open(case: Case) -> None:
 
 @case
 def publishes_each_mount_as_scoutfs_does(case: Case) -> None:
-    """The test filesystem shows each mount's rid in /sys/fs/scoutfs, as agents expect it."""
+    """The test filesystem publishes each mount's rid in /sys/fs/scoutfs, as agents expect."""
     case.mount("rid=abcdef0123456789")
     case.mount("rid=abcdef0123456789")
     case.mount()

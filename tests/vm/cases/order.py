@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The order in which requests are returned, and answers about all of them together."""
+"""The order in which requests are returned, and answers about all requests together."""
 
 import random
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ from uevents import Event, listening
 
 STEPS = 500
 RIDS = range(24)
-# Some have no name.
+# Including unnamed ones.
 REASONS = (CLIENT_RECOVERY, CLIENT_RECONNECT, QUORUM_BLOCK_LEADER, -1, 77)
 
 
 @case
 def next_is_the_oldest_when_requests_finish_in_reverse(case: Case) -> None:
-    """With the youngest finished first, next is always the oldest of those that are finished."""
+    """If requests finish in reverse order, next always returns the oldest finished one."""
     mount = case.mount()
     rids = list(range(50))
     random.Random(2).shuffle(rids)
@@ -44,7 +44,7 @@ def next_is_the_oldest_when_requests_finish_in_reverse(case: Case) -> None:
 
 @case
 def next_keeps_its_order_when_a_fenced_request_fails(case: Case) -> None:
-    """A request that fails after it was fenced is returned as failed, in its old place."""
+    """A request that fails after being fenced is returned as failed, in its old position."""
     mount = case.mount()
     for rid in (2, 3):
         case.expect_error_line(mount, rid)
@@ -66,7 +66,7 @@ def next_keeps_its_order_when_a_fenced_request_fails(case: Case) -> None:
 
 @case
 def next_keeps_its_order_when_others_are_freed(case: Case) -> None:
-    """Requests freed at the front, in the middle and at the back leave the others in order."""
+    """Freeing the first, last or any other request keeps the rest in order."""
     mount = case.mount()
     requests = [mount.started(rid) for rid in range(9)]
     for rid in (7, 1, 4, 5, 8):
@@ -82,7 +82,7 @@ def next_keeps_its_order_when_others_are_freed(case: Case) -> None:
 
 @case
 def requests_of_different_spans_fail_when_each_is_due(case: Case) -> None:
-    """Whatever timeout_ms was when each was made, requests fail in the order of their deadlines."""
+    """Requests made with different values of timeout_ms fail in the order of their deadlines."""
     mount = case.mount()
     spans = (2400, 1500, 3000, 1800, 1500, 3000, 2100)
     freed, fenced = 0, 3
@@ -108,7 +108,7 @@ def requests_of_different_spans_fail_when_each_is_due(case: Case) -> None:
 
 @case
 def a_reason_is_pending_as_long_as_any_request_carries_it(case: Case) -> None:
-    """A reason of several requests is pending until the last of them is freed."""
+    """A reason shared by several requests is pending until the last of them is freed."""
     mount = case.mount()
     for rid in range(4):
         mount.started(rid, reason=CLIENT_RECONNECT)
@@ -140,7 +140,7 @@ def a_reason_is_pending_as_long_as_any_request_carries_it(case: Case) -> None:
 
 
 def alike(*lists: Iterable[int]) -> set[int]:
-    """The reasons that are pending with these: those without a name count as one."""
+    """The reasons that these make pending; all unnamed reasons count as one."""
     reasons = {reason for each in lists for reason in each}
     unnamed = set(REASONS) - set(range(3))
     return reasons | (unnamed if reasons & unnamed else set())
@@ -148,7 +148,7 @@ def alike(*lists: Iterable[int]) -> set[int]:
 
 @dataclass
 class Model:
-    """What a mount has to answer: its requests in the order of their start."""
+    """A mount's expected answers: its requests in start order."""
 
     states: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, list[int]] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class Model:
 
 @case
 def answers_are_right_after_any_steps(case: Case) -> None:
-    """After each of many random steps every function answers as a simple model of it does."""
+    """After each of many random steps all functions answer like a simple model."""
     mount = case.mount()
     case.expect_line(f"{mount.log_name} error: error indicated by fence action for rid .*", None)
     model = Model()

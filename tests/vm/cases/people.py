@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What scoutfs-fenced does for people: `status` and `ack`, on real requests."""
+"""scoutfs-fenced's commands for administrators, `status` and `ack`, on real requests."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from fence import CLIENT_RECONNECT, Finished, equal, true
 
 AGENT = kernel.MODULES / "scoutfs-fenced"
 
-# Starting Python takes its time in an emulated machine, and no request may fail meanwhile.
+# Python starts slowly in an emulated machine, and no request may time out meanwhile.
 SECONDS = 100
 
 
@@ -22,7 +22,7 @@ def run(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
 
 @case
 def status_shows_the_requests_of_every_mount(case: Case) -> None:
-    """With no agent running it says so, and still shows what is pending, fenced or failed."""
+    """Without an agent status says so, and still lists pending, fenced and failed requests."""
     one, other = case.mount(), case.mount()
     case.set_timeout_ms(SECONDS * 1000)
     case.expect_error_line(one, 3)
@@ -48,7 +48,7 @@ def status_shows_the_requests_of_every_mount(case: Case) -> None:
 
 @case
 def ack_passes_on_the_word_of_a_person(case: Case) -> None:
-    """A waiter continues once the host's address has been typed, and not before."""
+    """A waiter continues once the host's address has been typed, not before."""
     mount = case.mount()
     case.set_timeout_ms(SECONDS * 1000)
     request = mount.started(0xAA, "10.0.0.9")
@@ -64,7 +64,7 @@ def ack_passes_on_the_word_of_a_person(case: Case) -> None:
 
 @case
 def ack_of_a_request_that_has_failed_is_refused(case: Case) -> None:
-    """The leader has seen that already."""
+    """The leader has already seen the failure."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     mount.started(0xAA, "10.0.0.9").set_error()

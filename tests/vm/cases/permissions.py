@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Permissions: only root of the host writes."""
+"""Permissions: only the host's root can write."""
 
 import json
 import os
@@ -21,10 +21,10 @@ CONTAINER = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--net"
 
 
 def tried_by(request: Request, *how: str) -> dict[str, int]:
-    """What came of an intruder's attempts, started by a command that makes him what he is."""
+    """Runs the intruder through a command that sets his privileges; returns his results."""
     OWN_SYSFS.mkdir(exist_ok=True)
     own = [str(OWN_SYSFS)] if "unshare" in how else []
-    # What was compiled belongs to root.
+    # -B, because root owns the compiled files.
     command = [*how, sys.executable, "-B", str(INTRUDER), str(request.path), *own]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, int] = json.loads(answer.stdout)
@@ -32,7 +32,7 @@ def tried_by(request: Request, *how: str) -> dict[str, int]:
 
 
 def was_refused(request: Request, found: dict[str, int], *allowed: str) -> None:
-    """Nothing has worked but to read and what is allowed, and nothing has changed."""
+    """Checks that only reading and what is allowed worked, and that nothing has changed."""
     worked = {name for name, number in found.items() if number not in (EACCES, EPERM)}
     equal(worked - {"the user id"}, {"read the request", *allowed}, "what worked")
     equal(request.read("fenced") + request.read("error"), "0\n0\n", "the request")
@@ -44,7 +44,7 @@ def was_refused(request: Request, found: dict[str, int], *allowed: str) -> None:
 
 @case
 def a_user_changes_nothing(case: Case) -> None:
-    """A user of the host can read a request and do nothing to it, to timeout_ms or the module."""
+    """A user of the host can read a request, but change neither it, timeout_ms nor the module."""
     mount = case.mount()
     request = mount.started(0xAA)
     found = tried_by(request, *AS_USER)
@@ -55,7 +55,7 @@ def a_user_changes_nothing(case: Case) -> None:
 
 @case
 def root_of_a_users_container_changes_nothing(case: Case) -> None:
-    """Root in namespaces that a user made can mount a sysfs and read it, and write nothing."""
+    """Root in a user's own namespaces can mount a sysfs and read it, but write nothing."""
     mount = case.mount()
     request = mount.started(0xAA)
     found = tried_by(request, *AS_USER, *CONTAINER)
@@ -66,7 +66,7 @@ def root_of_a_users_container_changes_nothing(case: Case) -> None:
 
 @case
 def root_in_the_hosts_user_id_is_root(case: Case) -> None:
-    """Root of the host is believed, also in a container that runs with the host's own user ids."""
+    """The host's root may write, even in a container that uses the host's user ids."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     request = mount.started(0xAA)
@@ -78,7 +78,7 @@ def root_in_the_hosts_user_id_is_root(case: Case) -> None:
 
 @case
 def an_open_file_may_be_handed_on(case: Case) -> None:
-    """A user with a file that root has opened writes to it, and to that request alone."""
+    """A user given a file opened by root can write to it, and thus to that request only."""
     mount = case.mount()
     with (mount.started(0xAA).path / "fenced").open("wb", buffering=0) as file:
         says_fenced = [*AS_USER, "echo", "1"]
@@ -93,7 +93,7 @@ def an_open_file_may_be_handed_on(case: Case) -> None:
 
 @case
 def writing_takes_no_capability(case: Case) -> None:
-    """The agent can run as root without any capability: the files belong to root."""
+    """Root needs no capabilities to write, as it owns the files; so the agent needs none."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA)
     request = mount.started(0xAA)
@@ -104,7 +104,7 @@ def writing_takes_no_capability(case: Case) -> None:
 
 @case
 def the_directories_are_roots(case: Case) -> None:
-    """All users may enter the directories down to a request's; none may create files in them."""
+    """Everyone may enter the directories down to a request's; nobody may create files in them."""
     mount = case.mount()
     request = mount.started(0xAA)
     for path in (kernel.FENCE_SYSFS, mount.directory, mount.directory / "fence", request.path):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-The module beside the model of it; see fuzz.py.
+Compares the module with its model; see fuzz.py.
 
-In the environment FENCE_TEST_STEPS and FENCE_TEST_SEED say how many steps and of which sequences,
-and FENCE_TEST_PLANT names a model that is wrong on purpose.
+The environment variables FENCE_TEST_STEPS and FENCE_TEST_SEED set the number of steps and the
+first seed; FENCE_TEST_PLANT names a model that is wrong on purpose.
 """
 
 import os
@@ -20,7 +20,7 @@ STEPS = 3000 if kernel.PATIENCE == 1 else 500
 
 
 class TakesALateWord(Model):
-    """Fenced can be written to a request that has failed."""
+    """A failed request accepts a write to fenced."""
 
     def do_write(self, name: str, rid: str, file: str, text: str) -> Answer:
         answer = super().do_write(name, rid, file, text)
@@ -36,7 +36,7 @@ class TellsTheYoungest(Model):
 
 
 class ForgetsSecondReasons(Model):
-    """A request that is started again keeps its one reason."""
+    """A request that is started again keeps only its first reason."""
 
     def start(self, mount: Mount, rid: str, address: str, reason: str) -> Answer:
         return 0 if int(rid, 16) in mount.requests else super().start(mount, rid, address, reason)
@@ -50,7 +50,7 @@ class StopsNothing(Model):
 
 
 class ReadsWhatWasFreed(Model):
-    """A file that is held open can be read when its request is gone."""
+    """An open file can still be read after its request is gone."""
 
     def do_read_open(self, handle: str) -> Answer:
         if handle not in self.files:
@@ -60,14 +60,14 @@ class ReadsWhatWasFreed(Model):
 
 
 class NeverTimesOut(Model):
-    """A request without an answer never times out."""
+    """An unanswered request never times out."""
 
     def do_pass(self) -> Answer:
         self.time_passed = True
         return 0
 
 
-# Wrong models, and how many steps it takes to see it.
+# Wrong models, and the number of steps needed to expose them.
 PLANTS = {
     TakesALateWord: 4,
     TellsTheYoungest: 6,
@@ -88,7 +88,7 @@ def wanted_model() -> type[Model]:
 
 @case
 def the_module_does_what_the_model_does(case: Case) -> None:
-    """In random sequences of steps the module answers every step as the model does."""
+    """In random sequences of steps the module gives the model's answer to every step."""
     steps = int(os.environ.get("FENCE_TEST_STEPS") or STEPS)
     seed = int(os.environ.get("FENCE_TEST_SEED") or 1)
     fuzz.say(f"sequences from seed {seed} on")
@@ -108,8 +108,8 @@ def the_module_does_what_the_model_does(case: Case) -> None:
 
 @case
 def a_model_that_is_wrong_is_found(case: Case) -> None:
-    """Each wrong model is found out, in as few steps as it takes."""
-    # It is the models that are tried. Where that takes minutes one is enough.
+    """Each wrong model is exposed by a sequence of minimal length."""
+    # This tests the models, so if it takes minutes, one is enough.
     plants = PLANTS if kernel.PATIENCE == 1 else {StopsNothing: PLANTS[StopsNothing]}
     for plant, steps in plants.items():
         watch = Stopwatch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent as a service of systemd, by the unit that is installed."""
+"""The agent as a systemd service, with the unit that is installed."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ MILLISECONDS = 100_000
 
 
 class Service:
-    """The agent's service, and how it is configured."""
+    """The agent's service and its configuration."""
 
     def __init__(self, its: Systemd) -> None:
         self.systemd = its
@@ -52,20 +52,20 @@ class Service:
 
 @contextmanager
 def service(settings: str = "") -> Iterator[Service]:
-    """The service, installed and not started.
+    """Installs the service without starting it.
 
-    Mounts are made afterwards: those that are there before would be copied into its namespace, and
-    stay in use for as long as it is there.
+    Mount filesystems only afterwards: earlier mounts would be copied into its namespace and stay
+    busy as long as that exists.
     """
     FOLDER.mkdir(exist_ok=True)
-    # An agent remembers which rids are fenced.
+    # The agent remembers fenced rids across restarts.
     shutil.rmtree(STATE, ignore_errors=True)
     unit = (kernel.MODULES / UNIT).read_text()
     UNITS.mkdir(parents=True, exist_ok=True)
     (UNITS / UNIT).write_text(unit.replace("@sbindir@", str(kernel.MODULES)))
     changes = UNITS / f"{UNIT}.d"
     changes.mkdir(exist_ok=True)
-    # Nothing that the unit waits for runs here.
+    # None of the unit's dependencies run here.
     (changes / "case.conf").write_text(
         "[Unit]\nDefaultDependencies=no\n[Service]\n"
         f"Environment=SCOUTFS_FENCED_CONFIG_FILE={CONFIGURATION}\n{settings}\n"
@@ -75,14 +75,14 @@ def service(settings: str = "") -> Iterator[Service]:
 
 
 def fenced(mount: Mount, rid: int) -> None:
-    """Makes a request, which has to be fenced."""
+    """Makes a request that must be fenced."""
     mount.started(rid, "10.0.0.7")
     equal(mount.wait_fenced(MILLISECONDS), 0, f"wait_fenced for {rid:x}")
 
 
 @case
 def systemd_runs_the_agent_and_its_journal_knows_the_requests(case: Case) -> None:
-    """systemd finds no fault in the unit, knows when the agent is ready, and the fields it logs."""
+    """systemd accepts the unit, notices readiness, and stores the agent's journal fields."""
     with service() as it:
         mount = case.mount()
         checked = it.systemd.run("systemd-analyze", "verify", "--man=no", str(UNITS / UNIT))
@@ -121,16 +121,16 @@ def systemd_runs_the_agent_and_its_journal_knows_the_requests(case: Case) -> Non
 
 @case
 def systemd_starts_an_agent_again_that_dies_or_hangs(case: Case) -> None:
-    """What was pending is fenced by the next agent; one that shows signs of life is let live."""
+    """The next agent fences pending requests; an agent that pings the watchdog is left alone."""
     with service("WatchdogSec=3") as it:
         mount = case.mount()
-        # Starting Python takes its time in an emulated machine.
+        # Python starts slowly in an emulated machine.
         case.set_timeout_ms(MILLISECONDS)
         it.configure()
         it.command("exit 0")
         it.systemd.systemctl("start", UNIT)
 
-        # Longer than the watchdog waits for a sign.
+        # Longer than the watchdog's timeout.
         time.sleep(5)
         equal(it.systemd.property(UNIT, "NRestarts"), "0")
 
@@ -152,7 +152,7 @@ def systemd_starts_an_agent_again_that_dies_or_hangs(case: Case) -> None:
 
 @case
 def systemd_restarts_an_agent_and_no_request_waits_for_an_old_command(case: Case) -> None:
-    """A request that is made meanwhile is fenced at once, and what ran comes to its end, once."""
+    """A request made during a restart is fenced at once; old commands finish, and run only once."""
     with service() as it:
         mount = case.mount()
         case.set_timeout_ms(MILLISECONDS)
@@ -189,7 +189,7 @@ def systemd_restarts_an_agent_and_no_request_waits_for_an_old_command(case: Case
 
 @case
 def systemd_leaves_an_agent_alone_whose_configuration_is_wrong(case: Case) -> None:
-    """It fails with the mistake in the journal, once, and starts when that is mended."""
+    """It fails once, with the mistake in the journal, and starts after the mistake is fixed."""
     with service() as it:
         mount = case.mount()
         it.configure("SCOUTFS_FENCED_DELAY=often")
@@ -204,7 +204,7 @@ def systemd_leaves_an_agent_alone_whose_configuration_is_wrong(case: Case) -> No
         it.systemd.systemctl("stop", UNIT)
 
 
-# Tries what fence commands do, and what none does; prints the error that each ends with, or 0.
+# Tries actions that fence commands need, and some that none does; prints each one's error or 0.
 RIGHTS = """
 import ctypes, errno, json, mmap, os, socket, subprocess, sys, time
 
@@ -305,12 +305,12 @@ with open(f"{FOLDER}/{sys.argv[2]}.tmp", "w") as file:
 os.rename(f"{FOLDER}/{sys.argv[2]}.tmp", f"{FOLDER}/{sys.argv[2]}")
 """
 
-# Those that change security policy: CAP_MAC_OVERRIDE and CAP_MAC_ADMIN.
+# Capabilities over security policy: CAP_MAC_OVERRIDE and CAP_MAC_ADMIN.
 POLICY = 1 << 32 | 1 << 33
 
 
 def rights(case: Case, it: Service) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a process beside the service can do, and what a fence command can."""
+    """The rights of a process outside the service, and those of a fence command."""
     script = FOLDER / "rights.py"
     script.write_text(RIGHTS)
     report = []
@@ -321,7 +321,7 @@ def rights(case: Case, it: Service) -> tuple[dict[str, Any], dict[str, Any]]:
     it.command(f"exec python3 {script} {FOLDER} inside")
     it.systemd.systemctl("start", UNIT)
     for name in ("outside", "inside"):
-        # In systemd's own namespace, as a mount of a host is.
+        # In systemd's own namespace, like a host's mounts.
         done = it.systemd.run("mount", "-t", Mount.FILESYSTEM, "none", str(forced))
         equal([done.returncode, done.stderr], [0, ""], "mount")
         if name == "outside":
@@ -340,7 +340,7 @@ def rights(case: Case, it: Service) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @case
 def systemd_lets_fence_commands_do_what_fencing_needs(case: Case) -> None:
-    """They run in the host's own namespaces, and can do there what root can."""
+    """Fence commands run in the host's namespaces and can do there whatever root can."""
     with service() as it:
         outside, inside = rights(case, it)
         equal(inside["needed"], outside["needed"])
@@ -352,12 +352,12 @@ def systemd_lets_fence_commands_do_what_fencing_needs(case: Case) -> None:
 
 @case
 def systemd_forbids_what_no_fence_command_does(case: Case) -> None:
-    """Each line of the unit that takes rights away takes one that a process beside it has."""
+    """Each restriction in the unit removes a right that a process outside it has."""
     with service() as it:
         outside, inside = rights(case, it)
         for name, error in outside["forbidden"].items():
             if error == "ENOSYS":
-                # The kernel itself has no such thing.
+                # The kernel lacks this feature.
                 continue
             true(error != "EPERM", f"without the unit it is allowed: {name} ({error})")
             equal(inside["forbidden"][name], "EPERM", name)
@@ -367,7 +367,7 @@ def systemd_forbids_what_no_fence_command_does(case: Case) -> None:
 
 @case
 def systemd_has_a_control_group_for_each_command(case: Case) -> None:
-    """Nothing that a command started outlives it when it is killed, wherever it has gone."""
+    """When a command is killed, so are all its descendants, even daemonized ones."""
     with service() as it:
         mount = case.mount()
         case.expect_error_line(mount, 0xAA)
@@ -392,7 +392,7 @@ def systemd_has_a_control_group_for_each_command(case: Case) -> None:
         it.systemd.systemctl("stop", UNIT)
 
 
-# Replaces a host's start and its end: what is remote is mounted, and all ends at once.
+# Imitates boot and shutdown: mounts a remote filesystem, then stops everything at once.
 REMOTE = f"""
 [Mount]
 What=none
@@ -413,7 +413,7 @@ Conflicts=tmp-remote.mount {UNIT} remote-fs-pre.target
 
 @case
 def systemd_runs_the_agent_for_as_long_as_there_are_mounts(case: Case) -> None:
-    """It is ready before a remote filesystem is mounted, and stops after that is unmounted."""
+    """It is ready before a remote filesystem is mounted, and stops after it is unmounted."""
     with service() as it:
         Path("/tmp/remote").mkdir(exist_ok=True)
         for name, text in (
@@ -448,7 +448,7 @@ def systemd_runs_the_agent_for_as_long_as_there_are_mounts(case: Case) -> None:
 
 @case
 def systemd_lets_a_second_agent_take_nothing_from_the_first(case: Case) -> None:
-    """An agent that runs already keeps its lock and its sockets when another one fails to start."""
+    """A running agent keeps its lock and sockets when a second one fails to start."""
     with service() as it:
         mount = case.mount()
         it.configure()

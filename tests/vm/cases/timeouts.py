@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Requests that no agent serves.
+Requests without an agent.
 
-A guest can be held up for some tenths of a second at any moment. Whatever a case has to do before a
-request times out has about a second for it.
+A guest can stall for some tenths of a second at any moment, so cases allow about a second for
+anything that must happen before a request times out.
 """
 
 import time
@@ -13,25 +13,25 @@ import kernel
 from case import Case, case
 from fence import CLIENT_RECONNECT, Finished, Stopwatch, equal, fails_with, true
 
-# Several times as many as the module looks at before it lets others have the lock.
+# Several times the number of requests that the module handles before it drops the lock.
 AT_ONCE = 70
 
 
 @case
 def timeout_ms_is_30_seconds_unless_set(case: Case) -> None:
-    """The module parameter timeout_ms is 30000 by default, and all can read it."""
+    """The module parameter timeout_ms is 30000 by default and world-readable."""
     equal(kernel.TIMEOUT_MS.read_text(), "30000\n")
     equal(kernel.TIMEOUT_MS.stat().st_mode & 0o777, 0o644)
 
 
 @case
 def timeout_ms_has_bounds(case: Case) -> None:
-    """Timeout_ms can be 100 to 3600000; anything else is EINVAL and changes nothing."""
+    """timeout_ms accepts 100 to 3600000; anything else returns EINVAL and changes nothing."""
     for good in (100, 101, 3599999, 3600000, 30000):
         case.set_timeout_ms(good)
         equal(kernel.TIMEOUT_MS.read_text(), f"{good}\n")
     bad = ["99", "3600001", "0", "-1", "-200", "abc", "200x", "", "\n", " ", "1e3", "200.5"]
-    # These are 200 if they are cut off at 16, 32 or 64 bits.
+    # These become 200 if truncated to 16, 32 or 64 bits.
     bad += [str(2**16 * 2**16 + 200), str(2**64 + 200), str(200 - 2**64), "9" * 400]
     for text in bad:
         if text:
@@ -41,7 +41,7 @@ def timeout_ms_has_bounds(case: Case) -> None:
 
 @case
 def timeout_ms_can_be_given_on_load(case: Case) -> None:
-    """Loading takes timeout_ms with the same bounds: outside of them it is EINVAL, not loaded."""
+    """Loading accepts timeout_ms within the same bounds; otherwise it fails with EINVAL."""
     kernel.unload_both()
     for bad in ("99", "3600001", "never"):
         case.expect_line(f"{kernel.FENCE}: `{bad}' invalid for parameter `timeout_ms'")
@@ -58,7 +58,7 @@ def timeout_ms_can_be_given_on_load(case: Case) -> None:
 
 @case
 def a_request_that_no_agent_serves_fails_in_time(case: Case) -> None:
-    """After timeout_ms, and not before, a request fails, is logged and can no more be fenced."""
+    """After timeout_ms, not sooner, a request fails, is logged and can no longer be fenced."""
     mount = case.mount()
     case.set_timeout_ms(1000)
     case.expect_timeout_line(mount, 0xDEADBEEF, 1000)
@@ -77,7 +77,7 @@ def a_request_that_no_agent_serves_fails_in_time(case: Case) -> None:
 
 @case
 def a_finished_request_does_not_time_out(case: Case) -> None:
-    """A request that is fenced, failed or freed does not time out later; one beside it does."""
+    """A fenced, failed or freed request does not time out later; a pending one beside it does."""
     mount = case.mount()
     case.set_timeout_ms(1000)
     case.expect_error_line(mount, 2)
@@ -94,7 +94,7 @@ def a_finished_request_does_not_time_out(case: Case) -> None:
 
 @case
 def a_dropped_request_does_not_time_out(case: Case) -> None:
-    """Requests that stop, destroy or unmount dropped do not time out later."""
+    """Requests dropped by stop, destroy or unmount do not time out later."""
     case.set_timeout_ms(1000)
     stopped, destroyed, unmounted = (case.mount() for _ in range(3))
     for mount in (stopped, destroyed, unmounted):
@@ -122,7 +122,7 @@ def a_rid_started_again_has_its_time_from_then_on(case: Case) -> None:
 
 @case
 def starting_a_pending_rid_does_not_prolong_it(case: Case) -> None:
-    """A second start of a pending rid is the same request, which fails when it would have."""
+    """A second start of a pending rid does not move its deadline."""
     mount = case.mount()
     case.set_timeout_ms(1500)
     case.expect_timeout_line(mount, 0xAA, 1500)
@@ -137,7 +137,7 @@ def starting_a_pending_rid_does_not_prolong_it(case: Case) -> None:
 
 @case
 def each_request_times_out_for_itself(case: Case) -> None:
-    """Requests of one mount and of several fail one after the other, each in its own time."""
+    """Requests of one or several mounts each fail at their own deadline."""
     one, other = case.mount(), case.mount()
     case.set_timeout_ms(1000)
     watches = []
@@ -155,7 +155,7 @@ def each_request_times_out_for_itself(case: Case) -> None:
 
 @case
 def many_requests_time_out_at_once(case: Case) -> None:
-    """Where many times are over at the same moment all fail then, and the next one in its time."""
+    """If many deadlines expire at once, all those requests fail, and the next one at its own."""
     mount = case.mount()
     timed_out = "fence request for rid .* was not serviced in .*, raising error"
     case.expect_line(f"{mount.log_name} error: {timed_out}", AT_ONCE + 1)
@@ -177,7 +177,7 @@ def many_requests_time_out_at_once(case: Case) -> None:
 
 @case
 def raising_timeout_ms_changes_later_requests_only(case: Case) -> None:
-    """A request keeps the span that held when it was made, though timeout_ms is raised."""
+    """Raising timeout_ms does not change the deadlines of existing requests."""
     mount = case.mount()
     case.set_timeout_ms(200)
     case.expect_timeout_line(mount, 0xAA, 200)
@@ -191,7 +191,7 @@ def raising_timeout_ms_changes_later_requests_only(case: Case) -> None:
 
 @case
 def lowering_timeout_ms_changes_later_requests_only(case: Case) -> None:
-    """With timeout_ms lowered the younger request fails first, and the older one in its time."""
+    """After timeout_ms is lowered, a younger request fails first, the older at its own deadline."""
     mount = case.mount()
     case.set_timeout_ms(2000)
     case.expect_timeout_line(mount, 0xAA, 2000)

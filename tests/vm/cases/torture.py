@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Everything at once: see tests/torture/fence_torture.c, and crew.py.
+Everything at once: see tests/torture/fence_torture.c and crew.py.
 
-In the environment FENCE_TEST_SECONDS_OF_TORTURE says for how long.
+The environment variable FENCE_TEST_SECONDS_OF_TORTURE sets the duration.
 """
 
 import os
@@ -15,11 +15,11 @@ from fence import Stopwatch, equal, true
 from fuzz import quiet_console, say
 
 SECONDS = 20
-# The modules are loaded anew after so long.
+# The modules are reloaded after each round.
 SECONDS_OF_A_ROUND = 20
 SECONDS_BETWEEN_SIGNS = 10
 ENDS = ("fenced", "failed", "unanswered", "dropped")
-# What must have been done at all, or else nothing was tortured.
+# Each of these must have happened, or the test has tested nothing.
 DONE = (
     *("judgements", "waits", "stops", "destroys", "mounts"),
     *("fenced written", "error written", "bad writes", "reads", "reads of what has gone"),
@@ -29,7 +29,7 @@ DONE = (
 
 def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
     kernel.load_both()
-    # By default a request may take longer than its judges have patience.
+    # With the default timeout a request may outlast the patience of the threads that judge it.
     kernel.set_parameter(kernel.FENCE, "timeout_ms", max(TIMEOUTS_MS))
     kernel.load(TORTURE)
     say("all threads run")
@@ -41,7 +41,7 @@ def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
             time.sleep(0.5)
             tally.read()
             if watch.seconds() > sign:
-                # A guest that prints nothing is taken for one that hangs.
+                # A silent guest is considered hung.
                 say(f"{watch.seconds():.0f} s of this round")
                 sign = watch.seconds() + SECONDS_BETWEEN_SIGNS
     finally:
@@ -55,12 +55,12 @@ def one_round(crew: Crew, tally: Tally, seconds: float) -> None:
 
 @case
 def torture(case: Case) -> None:
-    """With everything at once each request has one end, answers are right, no waiter sleeps on."""
+    """Under full load each request ends once, answers are right, and no waiter is left asleep."""
     seconds = float(os.environ.get("FENCE_TEST_SECONDS_OF_TORTURE") or SECONDS)
     case.expect_line(".*", None)
     tally = Tally(case.log)
     with quiet_console(), at_work() as crew:
-        # A kernel that watches itself takes its time to start processes.
+        # The clock starts now, as an instrumented kernel is slow to start processes.
         watch = Stopwatch()
         while (left := seconds - watch.seconds()) > 0:
             one_round(crew, tally, min(left, SECONDS_OF_A_ROUND))
@@ -81,7 +81,7 @@ def torture(case: Case) -> None:
     for action in ("add", "remove"):
         equal(counts[f"uevents {action}"], counts["started"], f"uevents of requests: {action}")
     rids = crew_told.rids
-    # Requests that end otherwise may have been answered before.
+    # Requests may also be answered first and then end another way.
     for name in ("fenced", "failed"):
         told = len(rids[name])
         true(told >= counts[name], f"of {counts[name]} {name} there are uevents of {told}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tracepoints and debug lines: what an engineer switches on to watch requests."""
+"""Tracepoints and debug lines for watching requests."""
 
 import os
 import re
@@ -20,7 +20,7 @@ CONTROL = Path("/sys/kernel/debug/dynamic_debug/control")
 
 @contextmanager
 def mounted(filesystem: str, path: Path) -> Iterator[None]:
-    """A filesystem of the kernel's own, unless it is mounted."""
+    """Mounts a kernel filesystem, unless it is already mounted."""
     if os.listdir(path):
         yield
         return
@@ -33,7 +33,7 @@ def mounted(filesystem: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def traced() -> Iterator[None]:
-    """Every tracepoint of the module is on."""
+    """Enables all of the module's tracepoints."""
     with mounted("tracefs", TRACING):
         (TRACING / "trace").write_text("")
         (EVENTS / "enable").write_text("1\n")
@@ -44,7 +44,7 @@ def traced() -> Iterator[None]:
 
 
 def trace() -> list[str]:
-    """The events so far, without their times, which are forgotten then."""
+    """Returns the events so far, without timestamps, and clears the trace."""
     lines = (TRACING / "trace").read_text().splitlines()
     (TRACING / "trace").write_text("")
     found = [re.search(r": (scoutfs_fence_\w+: .*)", line) for line in lines]
@@ -53,7 +53,7 @@ def trace() -> list[str]:
 
 @case_with("CONFIG_EVENT_TRACING")
 def tracepoints_have_every_event_in_order(case: Case) -> None:
-    """Start, duplicate, fenced, failed, freed, dropped and waits are traced, in order."""
+    """Start, duplicate, fenced, failed, freed, dropped and waits are traced in order."""
     mount, under = case.mount(), case.mount("nosetup")
     equal(under.setup_under(), 0)
     case.expect_error_line(mount, 2)
@@ -118,7 +118,7 @@ def tracepoints_have_every_event_in_order(case: Case) -> None:
 
 @case_with("CONFIG_DYNAMIC_DEBUG")
 def debug_lines_have_what_happens_to_requests(case: Case) -> None:
-    """With dynamic debug each request that is made, fenced, freed or dropped has a line."""
+    """With dynamic debug a line is logged for each request made, fenced, freed or dropped."""
     mount = case.mount()
     label = mount.log_name
     with mounted("debugfs", Path("/sys/kernel/debug")):

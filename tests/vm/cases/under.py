@@ -12,20 +12,20 @@ FILES = {"rid", "data_device_maj_min"}
 
 
 def under(case: Case) -> Mount:
-    """A mount of the plain build that has its requests in its own directory."""
+    """A mount of the plain build, set up below its own directory."""
     mount = case.mount("nosetup")
     equal(mount.setup_under(), 0)
     return mount
 
 
 def published(mount: Mount) -> set[str]:
-    """What there is in the filesystem's directory of the mount."""
+    """The entries of the filesystem's directory for the mount."""
     return {path.name for path in mount.published.iterdir()}
 
 
 @case
 def setup_under_shows_requests_below_the_parent(case: Case) -> None:
-    """After setup_under requests are in <parent>/fence/, nothing is elsewhere, and all works."""
+    """After setup_under, requests are only in <parent>/fence/, and everything works."""
     mount = case.mount("nosetup")
     equal(published(mount), FILES)
     equal(mount.setup_under(), 0)
@@ -43,7 +43,7 @@ def setup_under_shows_requests_below_the_parent(case: Case) -> None:
 
 @case
 def destroy_leaves_the_parent_to_the_filesystem(case: Case) -> None:
-    """Destroy takes fence/ away, and nothing else; the mount can be set up again."""
+    """Destroy removes only fence/; the mount can be set up again."""
     mount = under(case)
     for how in ("own", "own", "shared"):
         mount.started(1).set_fenced()
@@ -59,7 +59,7 @@ def destroy_leaves_the_parent_to_the_filesystem(case: Case) -> None:
 
 @case
 def setup_under_holds_a_reference_to_the_parent(case: Case) -> None:
-    """The parent stays until the mount is destroyed, though the filesystem let go of it."""
+    """The parent stays until the mount is destroyed, even if the filesystem has put it."""
     mount = case.mount("nosetup")
     before = mount.returns("references")
     equal(mount.setup_under(), 0)
@@ -73,7 +73,7 @@ def setup_under_holds_a_reference_to_the_parent(case: Case) -> None:
     mount.stop()
     equal(mount.returns("released"), 0, "released after stop")
     mount.destroy()
-    # At once, but on kernels that let kobjects live on for a while.
+    # Immediately, except on kernels that delay the release of kobjects.
     watch = Stopwatch()
     while not mount.returns("released"):
         watch.at_most(2)
@@ -81,7 +81,7 @@ def setup_under_holds_a_reference_to_the_parent(case: Case) -> None:
 
 @case
 def a_parent_that_the_filesystem_removes_is_no_harm(case: Case) -> None:
-    """With the parent's directory gone first, calls still work or fail; nothing crashes."""
+    """If the parent's directory is removed first, calls work or fail without crashing."""
     mount = under(case)
     fenced, freed, _ = (mount.started(rid) for rid in range(3))
     file = os.open(freed.path / "fenced", os.O_RDWR)
@@ -107,7 +107,7 @@ def a_parent_that_the_filesystem_removes_is_no_harm(case: Case) -> None:
     equal(mount.setup(), 0)
     mount.unmount()
 
-    # And without a destroy of its own before the unmount.
+    # Once more, without an explicit destroy before the unmount.
     mount = under(case)
     mount.started(0xAA)
     equal(mount.returns("unpublish"), 0)
@@ -116,7 +116,7 @@ def a_parent_that_the_filesystem_removes_is_no_harm(case: Case) -> None:
 
 @case
 def setup_under_twice_is_busy(case: Case) -> None:
-    """A superblock that is set up either way is EBUSY, and its requests are left alone."""
+    """A superblock set up either way returns EBUSY, and its requests are left alone."""
     first, second = under(case), case.mount()
     for mount, parents in ((first, ("own", "shared")), (second, ("own",))):
         request = mount.started(0xAA)
@@ -130,7 +130,7 @@ def setup_under_twice_is_busy(case: Case) -> None:
 
 @case
 def a_parent_has_one_mount(case: Case) -> None:
-    """Two superblocks below one parent are EBUSY, as long as the first is not destroyed."""
+    """A second superblock below the same parent gets EBUSY until the first is destroyed."""
     one, other = case.mount("nosetup"), case.mount("nosetup")
     case.expect_not_set_up(1)
     equal(one.setup_under("shared"), 0)
@@ -144,7 +144,7 @@ def a_parent_has_one_mount(case: Case) -> None:
 
 @case
 def setup_under_refuses_what_is_no_directory(case: Case) -> None:
-    """A null parent, and one that never got a name, are EINVAL, and nothing is set up."""
+    """A null or unnamed parent returns EINVAL, and nothing is set up."""
     mount = case.mount("nosetup")
     case.expect_not_set_up(1)
     equal(mount.setup_under("none"), -EINVAL)
@@ -155,7 +155,7 @@ def setup_under_refuses_what_is_no_directory(case: Case) -> None:
 
 @case
 def log_lines_name_the_mount_by_the_parent(case: Case) -> None:
-    """Log lines are scoutfs's own: `scoutfs <name of its directory> error: <words>`."""
+    """Log lines have scoutfs's format: `scoutfs <name of its directory> error: <words>`."""
     mount = under(case)
     name = mount.published.name
     case.expect_line(f"scoutfs {name} error: error indicated by fence action for rid {0xAA:016x}")
@@ -172,7 +172,7 @@ def log_lines_name_the_mount_by_the_parent(case: Case) -> None:
 
 @case
 def the_define_makes_setup_mean_setup_under(case: Case) -> None:
-    """Compiled with SCOUTFS_FENCE_PARENT, setup puts requests below that function's directory."""
+    """With SCOUTFS_FENCE_PARENT, setup puts requests below the directory from that function."""
     mount = case.leader("rid=abcdef0123456789")
     equal(mount.published.name[-6:], "abcdef")
     equal(published(mount), {*FILES, "fence"})
@@ -192,7 +192,7 @@ def the_define_makes_setup_mean_setup_under(case: Case) -> None:
 
 @case
 def the_define_leaves_nothing_of_a_failed_mount(case: Case) -> None:
-    """A mount that fails half-way leaves nothing below /sys/fs/scoutfs, and the next one works."""
+    """A mount that fails half-way leaves nothing in /sys/fs/scoutfs, and the next one works."""
     for options in ("fail", "fail,nosetup"):
         fails_with(EIO, case.leader, options)
     equal(list(kernel.SCOUTFS_SYSFS.iterdir()), [])
@@ -201,7 +201,7 @@ def the_define_leaves_nothing_of_a_failed_mount(case: Case) -> None:
 
 @case
 def filesystems_with_and_without_the_define_go_together(case: Case) -> None:
-    """Mounts of either kind can have the same rid pending, and never see each other's requests."""
+    """Mounts of both kinds can have the same rid pending without seeing each other's requests."""
     plain, leader, parented = case.mount(), case.leader(), under(case)
     mounts = [plain, leader, parented]
     requests = [mount.started(0xAA) for mount in mounts]

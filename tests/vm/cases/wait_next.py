@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""scoutfs_fence_wait_next: sleep until there is something to reclaim."""
+"""scoutfs_fence_wait_next: sleeping until there is something to reclaim."""
 
 from collections.abc import Callable
 from errno import EINVAL, ESHUTDOWN
@@ -8,7 +8,7 @@ import kernel
 from case import Case, case
 from fence import LONG_MAX, LONG_MIN, Call, Finished, Mount, Stopwatch, equal, true
 
-# How often something that only goes wrong in a race is tried.
+# Number of attempts to hit a race.
 TRIES = 20
 
 MINUTE = 60_000
@@ -20,7 +20,7 @@ def waiter(mount: Mount, milliseconds: int = MINUTE) -> Call:
 
 @case
 def wait_next_returns_at_once_if_a_request_is_finished(case: Case) -> None:
-    """If next returns a request wait_next returns the time left, from 1 to the timeout."""
+    """If next has a request to return, wait_next returns the time left, 1 up to the timeout."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid) for rid in range(4)]
@@ -37,7 +37,7 @@ def wait_next_returns_at_once_if_a_request_is_finished(case: Case) -> None:
 
 @case
 def wait_next_returns_as_soon_as_a_request_is_finished(case: Case) -> None:
-    """A fenced, a failed and a timed out request each wake wait_next, though others go on."""
+    """A fenced, failed or timed-out request wakes wait_next even if others are unfinished."""
     mount = case.mount()
     case.expect_error_line(mount, 2)
     requests = [mount.started(rid) for rid in range(3)]
@@ -62,7 +62,7 @@ def wait_next_returns_as_soon_as_a_request_is_finished(case: Case) -> None:
 
 @case
 def wait_next_wakes_every_waiter(case: Case) -> None:
-    """Several can wait on one mount, and each is woken; a waiter on another mount is not."""
+    """All waiters on a mount are woken; a waiter on another mount is not."""
     mount, other = case.mount(), case.mount()
     request = mount.started(0xAA)
     other.started(0xAA)
@@ -78,7 +78,7 @@ def wait_next_wakes_every_waiter(case: Case) -> None:
 
 @case
 def wait_next_is_0_when_its_time_is_over(case: Case) -> None:
-    """Wait_next is 0 after its timeout, not sooner, with nothing finished until then."""
+    """If nothing finishes, wait_next returns 0 after its timeout, not sooner."""
     mount = case.mount()
     watch = Stopwatch()
     equal(mount.wait_next(200), 0, "nothing listed")
@@ -87,7 +87,7 @@ def wait_next_is_0_when_its_time_is_over(case: Case) -> None:
     mount.started(0xAA)
     watch = Stopwatch()
     sleeper = waiter(mount, 300)
-    # Woken in vain, it waits for the rest of its timeout.
+    # A spurious wakeup does not cut the timeout short.
     mount.started(0xBB)
     equal(mount.free(0xBB), 0)
     equal(sleeper.answer(), 0, "one unfinished")
@@ -97,7 +97,7 @@ def wait_next_is_0_when_its_time_is_over(case: Case) -> None:
 
 @case
 def wait_next_of_zero_only_looks(case: Case) -> None:
-    """A timeout of 0 returns 1 or 0 at once."""
+    """A timeout of 0 returns 1 or 0 immediately."""
     mount = case.mount()
     watch = Stopwatch()
     equal(mount.wait_next_jiffies(0), 0, "nothing listed")
@@ -112,7 +112,7 @@ def wait_next_of_zero_only_looks(case: Case) -> None:
 
 @case
 def wait_next_refuses_negative_timeouts(case: Case) -> None:
-    """A negative timeout is EINVAL, whatever is listed."""
+    """A negative timeout returns EINVAL, whatever is listed."""
     mount = case.mount()
     for timeout in (-1, LONG_MIN):
         equal(mount.wait_next_jiffies(timeout), -EINVAL, f"timeout {timeout}")
@@ -123,7 +123,7 @@ def wait_next_refuses_negative_timeouts(case: Case) -> None:
 
 @case
 def wait_next_is_uninterruptible(case: Case) -> None:
-    """A signal does not end the waiting."""
+    """A signal does not end the wait."""
     mount = case.mount()
     request = mount.started(0xAA)
     sleeper = waiter(mount)
@@ -136,7 +136,7 @@ def wait_next_is_uninterruptible(case: Case) -> None:
 
 @case
 def a_wait_for_something_to_reclaim_is_no_hung_task(case: Case) -> None:
-    """A leader with nothing to do for days is idle, and the kernel does not complain."""
+    """A leader may wait idle for days without a hung-task report."""
     mount = case.mount()
     sleeper = waiter(mount)
     with kernel.hung_after(1):
@@ -147,7 +147,7 @@ def a_wait_for_something_to_reclaim_is_no_hung_task(case: Case) -> None:
 
 @case
 def stop_wakes_wait_next_with_eshutdown(case: Case) -> None:
-    """Stop makes every waiter return ESHUTDOWN, also if nothing was listed."""
+    """Stop makes every waiter return ESHUTDOWN, even if nothing was listed."""
     mount = case.mount()
     for listed in (0, 2):
         for rid in range(listed):
@@ -161,7 +161,7 @@ def stop_wakes_wait_next_with_eshutdown(case: Case) -> None:
 
 @case
 def stop_ends_wait_next_though_a_request_is_finished_again(case: Case) -> None:
-    """A waiter learns of stop even if another request is finished before it runs."""
+    """A waiter notices stop even if another request is finished before the waiter runs."""
     mount = case.mount()
     for _ in range(TRIES):
         sleeper = waiter(mount)
@@ -174,7 +174,7 @@ def stop_ends_wait_next_though_a_request_is_finished_again(case: Case) -> None:
 
 @case
 def destroy_wakes_wait_next_with_eshutdown(case: Case) -> None:
-    """Destroy makes every waiter return ESHUTDOWN, also if nothing was listed."""
+    """Destroy makes every waiter return ESHUTDOWN, even if nothing was listed."""
     mount = case.mount()
     for listed in (0, 1):
         for rid in range(listed):

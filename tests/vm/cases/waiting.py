@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""scoutfs_fence_wait_fenced, and the ways in which waiting ends."""
+"""scoutfs_fence_wait_fenced, and all the ways in which a wait ends."""
 
 from errno import EINVAL, EIO, ESHUTDOWN, ESTALE, ETIMEDOUT
 
 from case import Case, case
 from fence import LONG_MAX, LONG_MIN, Stopwatch, before_it_runs, equal, fails_with, true
 
-# How often something that only goes wrong in a race is tried.
+# Number of attempts to hit a race.
 TRIES = 20
 
 
 @case
 def wait_returns_at_once_if_nothing_is_listed(case: Case) -> None:
-    """Without requests wait_fenced is 0 at once, for any timeout."""
+    """Without requests wait_fenced returns 0 immediately, for any timeout."""
     mount = case.mount()
     watch = Stopwatch()
     for timeout in (0, 1, LONG_MAX):
@@ -25,7 +25,7 @@ def wait_returns_at_once_if_nothing_is_listed(case: Case) -> None:
 
 @case
 def wait_returns_once_every_request_is_fenced(case: Case) -> None:
-    """Wait_fenced is 0 as soon as the last request is fenced, and not before."""
+    """Wait_fenced returns 0 as soon as the last request is fenced, not sooner."""
     mount = case.mount()
     requests = [mount.started(rid) for rid in range(3)]
     waiter = mount.waiter()
@@ -41,7 +41,7 @@ def wait_returns_once_every_request_is_fenced(case: Case) -> None:
 
 @case
 def wait_counts_requests_made_while_it_waits(case: Case) -> None:
-    """A request that is started while others wait is waited for too."""
+    """A wait includes requests that are started while it waits."""
     mount = case.mount()
     first = mount.started(0xAA)
     waiter = mount.waiter()
@@ -54,7 +54,7 @@ def wait_counts_requests_made_while_it_waits(case: Case) -> None:
 
 @case
 def wait_is_eio_as_soon_as_one_failed(case: Case) -> None:
-    """A failed request is not a success: EIO at once, though others are unfinished or fenced."""
+    """A failed request returns EIO at once, even if others are unfinished or fenced."""
     mount = case.mount()
     case.expect_error_line(mount, 1)
     requests = [mount.started(rid) for rid in range(3)]
@@ -72,7 +72,7 @@ def wait_is_eio_as_soon_as_one_failed(case: Case) -> None:
 
 @case
 def wait_is_eio_if_the_failed_request_is_freed_at_once(case: Case) -> None:
-    """A waiter learns of a failure even if the request is gone before the waiter runs."""
+    """A waiter notices a failure even if the request is gone before the waiter runs."""
     mount = case.mount()
     case.expect_error_line(mount, 0xAA, TRIES)
     for _ in range(TRIES):
@@ -87,7 +87,7 @@ def wait_is_eio_if_the_failed_request_is_freed_at_once(case: Case) -> None:
 
 @case
 def wait_returns_when_the_last_unfinished_request_is_freed(case: Case) -> None:
-    """Free wakes waiters: what is left listed is all fenced then."""
+    """Free wakes waiters if all remaining requests are fenced."""
     mount = case.mount()
     mount.started(0xAA)
     mount.started(0xBB).set_fenced()
@@ -98,7 +98,7 @@ def wait_returns_when_the_last_unfinished_request_is_freed(case: Case) -> None:
 
 @case
 def wait_times_out_when_its_time_is_over(case: Case) -> None:
-    """Wait_fenced is ETIMEDOUT after its timeout, not sooner, and leaves the requests alone."""
+    """Wait_fenced returns ETIMEDOUT after its timeout, not sooner, and leaves requests alone."""
     mount = case.mount()
     request = mount.started(0xAA)
     watch = Stopwatch()
@@ -106,7 +106,7 @@ def wait_times_out_when_its_time_is_over(case: Case) -> None:
     watch.at_least(0.2)
     watch.at_most(5)
     equal(request.read("fenced") + request.read("error"), "0\n0\n")
-    # A waiter that is woken in vain waits for the rest of its timeout.
+    # A spurious wakeup does not cut the timeout short.
     watch = Stopwatch()
     waiter = mount.waiter(1000)
     mount.started(0xBB).set_fenced()
@@ -117,7 +117,7 @@ def wait_times_out_when_its_time_is_over(case: Case) -> None:
 
 @case
 def wait_of_zero_only_looks(case: Case) -> None:
-    """A timeout of 0 returns the state at once."""
+    """A timeout of 0 returns the current state immediately."""
     mount = case.mount()
     case.expect_error_line(mount, 0xBB)
     watch = Stopwatch()
@@ -150,7 +150,7 @@ def wait_of_zero_does_not_sleep(case: Case) -> None:
 
 @case
 def wait_refuses_negative_timeouts(case: Case) -> None:
-    """A negative timeout is EINVAL, whatever is listed."""
+    """A negative timeout returns EINVAL, whatever is listed."""
     mount = case.mount()
     for timeout in (-1, LONG_MIN):
         equal(mount.wait_fenced_jiffies(timeout), -EINVAL, f"timeout {timeout}")
@@ -161,7 +161,7 @@ def wait_refuses_negative_timeouts(case: Case) -> None:
 
 @case
 def wait_can_wait_for_ever(case: Case) -> None:
-    """The longest timeout there is waits until the requests are fenced."""
+    """With the longest possible timeout it waits until the requests are fenced."""
     mount = case.mount()
     for timeout in (LONG_MAX, LONG_MAX - 1):
         request = mount.started(0xAA)
@@ -174,7 +174,7 @@ def wait_can_wait_for_ever(case: Case) -> None:
 
 @case
 def wait_is_uninterruptible(case: Case) -> None:
-    """A signal does not end the waiting."""
+    """A signal does not end the wait."""
     mount = case.mount()
     request = mount.started(0xAA)
     waiter = mount.waiter()
@@ -187,7 +187,7 @@ def wait_is_uninterruptible(case: Case) -> None:
 
 @case
 def wait_wakes_every_waiter(case: Case) -> None:
-    """Several can wait on one mount: each is woken, and each has its own timeout."""
+    """Each of several waiters on a mount is woken and has its own timeout."""
     mount, other = case.mount(), case.mount()
     case.expect_error_line(mount, 0xBB)
     request = mount.started(0xAA)
@@ -226,7 +226,7 @@ def wait_is_eio_when_a_request_times_out(case: Case) -> None:
 
 @case
 def stop_wakes_waiters_with_eshutdown(case: Case) -> None:
-    """Dropped is not fenced: stop makes every waiter return ESHUTDOWN."""
+    """A dropped request is not fenced: stop makes every waiter return ESHUTDOWN."""
     mount = case.mount()
     mount.started(0xAA)
     mount.started(0xBB).set_fenced()
@@ -238,7 +238,7 @@ def stop_wakes_waiters_with_eshutdown(case: Case) -> None:
 
 @case
 def stop_ends_waits_though_the_rid_starts_again(case: Case) -> None:
-    """A waiter learns of stop even if new requests are listed, or fenced, before it runs."""
+    """A waiter notices stop even if new requests are listed or fenced before it runs."""
     mount = case.mount()
     for _ in range(TRIES):
         mount.started(0xAA)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Odd writes to fenced and error: each is a value by itself, whichever way it comes.
+Odd ways of writing fenced and error: each write is a complete value.
 
-What every text means is in directory.py; here it is how the text is written.
+directory.py covers the meaning of each text; this file covers how the text is written.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from fence import CaseFailed, Mount, Request, equal, fails_with, true
 
 FILES = ("fenced", "error")
 PAGE = 4096
-# A writable parameter that is true or false, on every kernel.
+# A writable boolean parameter that every kernel has.
 TIME = Path("/sys/module/printk/parameters/time")
 
 
@@ -39,13 +39,13 @@ def unanswered(request: Request, what: object) -> None:
 
 
 def answered(mount: Mount, request: Request, file: str, what: object) -> None:
-    """The file says 1; the request is freed."""
+    """Checks that the file reads 1, and frees the request."""
     equal(request.read(file), "1\n", f"{file} after {what!r}")
     equal(mount.free(int(request.path.name, 16)), 0)
 
 
 def each_file(case: Case) -> Iterator[tuple[Mount, Callable[[], Request], str]]:
-    """For both files a mount, and what makes a new request there."""
+    """Yields, for each file, a mount and a function that starts a request there."""
     for file in FILES:
         mount = case.mount()
         if file == "error":
@@ -54,7 +54,7 @@ def each_file(case: Case) -> Iterator[tuple[Mount, Callable[[], Request], str]]:
 
 
 def is_true(text: bytes) -> bool:
-    """What the kernel's own parameters of this type make of it: 7.3 reads `enabled` as well."""
+    """Whether the kernel's own boolean parameters read it as true; 7.3 also accepts `enabled`."""
     before = TIME.read_bytes()
     try:
         TIME.write_bytes(text)
@@ -67,7 +67,7 @@ def is_true(text: bytes) -> bool:
 
 @case
 def every_byte_has_its_meaning(case: Case) -> None:
-    """Of all bytes, alone or behind an o, those that kstrtobool has for true are taken."""
+    """Of all bytes, alone or after an o, exactly those that kstrtobool reads as true count."""
     texts = [bytes([*before, byte]) for before in (b"", b"o", b"O") for byte in range(256)]
     true_ones = [text for text in texts if is_true(text)]
     least = {b"1", b"y", b"Y", b"t", b"T", b"on", b"oN", b"On", b"ON"}
@@ -88,7 +88,7 @@ def every_byte_has_its_meaning(case: Case) -> None:
 
 @case
 def pieces_of_a_value_are_not_joined(case: Case) -> None:
-    """Writes through one open file are each by themselves: half a value is EINVAL and forgotten."""
+    """Writes through one open file are independent: half a value returns EINVAL and is dropped."""
     for mount, start, file in each_file(case):
         request = start()
         with opened(request, file) as number:
@@ -106,7 +106,7 @@ def pieces_of_a_value_are_not_joined(case: Case) -> None:
 
 @case
 def a_vector_is_one_value(case: Case) -> None:
-    """What writev puts together is taken as a whole."""
+    """writev writes a single value."""
     for mount, start, file in each_file(case):
         request = start()
         with opened(request, file) as number:
@@ -119,7 +119,7 @@ def a_vector_is_one_value(case: Case) -> None:
 
 @case
 def the_offset_means_nothing(case: Case) -> None:
-    """A value counts, or is EINVAL, wherever in the file it is put, by pwrite or after lseek."""
+    """A value is accepted or refused regardless of the offset, set by pwrite or lseek."""
     for mount, start, file in each_file(case):
         for offset in (0, 1, 2, PAGE - 1, PAGE, PAGE + 1, 2**31, 2**40):
             request = start()
@@ -145,7 +145,7 @@ def the_offset_means_nothing(case: Case) -> None:
 
 @case
 def opening_and_truncating_change_nothing(case: Case) -> None:
-    """O_APPEND, O_TRUNC, O_CREAT and ftruncate do nothing by themselves; a write then counts."""
+    """O_APPEND, O_TRUNC, O_CREAT and ftruncate alone do nothing; a later write counts."""
     for mount, start, file in each_file(case):
         for flags in (os.O_APPEND, os.O_TRUNC, os.O_CREAT | os.O_TRUNC, os.O_SYNC):
             request = start()
@@ -163,7 +163,7 @@ def opening_and_truncating_change_nothing(case: Case) -> None:
 
 @case
 def a_page_is_taken_of_what_is_longer(case: Case) -> None:
-    """A write takes 4096 bytes at most, and only how it begins says anything, true or not."""
+    """A write takes at most 4096 bytes, and only its beginning matters."""
     for mount, start, file in each_file(case):
         for length in (PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 1 << 20):
             request = start()
@@ -172,16 +172,16 @@ def a_page_is_taken_of_what_is_longer(case: Case) -> None:
                     fails_with(EINVAL, os.write, number, text)
                 unanswered(request, f"{length} bytes")
                 equal(os.write(number, b"1".ljust(length, b"x")), min(length, PAGE))
-                # What a program does that has the rest still to write.
+                # As programs do after a short write.
                 fails_with(EINVAL, os.write, number, b"x" * length)
             answered(mount, request, file, f"{length} bytes")
 
 
 @case
 def memory_that_cannot_be_read_is_efault(case: Case) -> None:
-    """A write from memory that is not there, or ends too early, is EFAULT and changes nothing."""
+    """A write from missing or partly missing memory returns EFAULT and changes nothing."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # A page that ends with "1", and behind it one that cannot be read.
+    # A page that ends with "1", followed by an unreadable one.
     area = mmap.mmap(-1, 2 * PAGE)
     area[PAGE - 1] = ord("1")
     begin = ctypes.addressof(ctypes.c_char.from_buffer(area))
@@ -198,7 +198,7 @@ def memory_that_cannot_be_read_is_efault(case: Case) -> None:
 
 @case
 def splice_and_sendfile_are_writes_like_any_other(case: Case) -> None:
-    """What splice and sendfile bring is a value as if it were written."""
+    """Data from splice and sendfile is a value like any other write."""
     for mount, start, file in each_file(case):
         for text in (b"0\n", b"x1", b"\0" * PAGE, b"1\n"):
 
@@ -230,7 +230,7 @@ def splice_and_sendfile_are_writes_like_any_other(case: Case) -> None:
 
 @case
 def mapping_a_file_is_refused(case: Case) -> None:
-    """The files cannot be mapped, to be read or written."""
+    """The files cannot be mapped for reading or writing."""
     request = case.mount().started(0xAA)
     for file in Request.FILES:
         writable = file in FILES
@@ -243,7 +243,7 @@ def mapping_a_file_is_refused(case: Case) -> None:
 
 @case
 def nonsense_from_many_sides_changes_nothing(case: Case) -> None:
-    """Processes that write what is not true, at once and through shared files, answer nothing."""
+    """Concurrent writes of anything but true, even through shared files, change nothing."""
     mount = case.mount()
     request = mount.started(0xAA)
     waiter = mount.waiter()
