@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Measures what a fence request costs, and what its directory alone would.
+ * Measures the cost of a fence request, and of its bare directory.
  *
- * It calls the eight functions of scoutfs's own fence.h, for a superblock of
- * its own.  Those that came later it looks for, and does without them.
+ * Calls the eight functions of scoutfs's own fence.h for its own superblock.
+ * Later functions are looked up at run time and are optional.
  *
- * The floor is a bare kobject with as many files, made and removed with nothing
- * else.  Floors are in /sys/fs/fence_bench, named as requests are.  A notifying
- * floor also sends what a request does: uevents, and wake-ups of pollers.
+ * A floor is a bare kobject with as many files as a request; making and
+ * removing it is the minimum cost of a request.  Floors are in
+ * /sys/fs/fence_bench, named like requests.  A notifying floor also sends
+ * uevents and wakes pollers, as a request does.
  *
  * A program writes one command to the file fence_bench in debugfs, and then
- * reads what was measured, as an array of u64: nanoseconds, or instructions on
- * a machine whose time is counted in those.  The commands are in the table
+ * reads the measurements as an array of u64: nanoseconds, or instructions on
+ * a machine that counts its time in those.  The commands are in the table
  * bench_commands.
  */
 
@@ -46,31 +47,31 @@
 #define BENCH_WAITERS		100
 #define BENCH_WORDS		3
 #define BENCH_COMMAND_LENGTH	256
-/* How often a function that takes no longer than reading the clock is called. */
+/* Number of calls per measurement of a function as fast as reading the clock. */
 #define BENCH_CALLS		64
 #define BENCH_PATIENCE		(60 * HZ)
 
 #define BENCH_ADDRESS		htonl(0x0a000001)
-/* What most requests are made for, and the one that is finished before the others. */
+/* The reason of most requests, and that of the one that finishes before the others. */
 #define BENCH_REASON		SCOUTFS_FENCE_CLIENT_RECOVERY
 #define BENCH_OTHER_REASON	SCOUTFS_FENCE_QUORUM_BLOCK_LEADER
 
 static DEFINE_MUTEX(bench_mutex);
 static struct rnd_state bench_random;
 
-/* What the last command measured. */
+/* The last command's measurements. */
 static u64 *bench_values;
 static size_t bench_nr_values;
 
-/* The mount that has requests, and another one. */
+/* The mount with the requests, and another one. */
 static struct vfsmount *bench_mount;
 static struct vfsmount *bench_other_mount;
 
-/* Where the requests' directories are, and how many files each has. */
+/* The parent of the requests' directories, and the number of files in each. */
 static char bench_directory[128];
 static unsigned int bench_nr_files;
 
-/* The requests and the floors that are there now, in the order of their making. */
+/* The current requests and floors, in the order in which they were made. */
 static u64 *bench_rids;
 static size_t bench_nr_rids;
 static struct kobject **bench_floors;
@@ -110,7 +111,7 @@ static int put_values(const u64 *values, size_t nr)
 /* The floor */
 
 static struct kobject *bench_floor_directory;
-/* The notifying floors are in a directory of their own. */
+/* Notifying floors have their own directory. */
 static struct kset *bench_notifying;
 static DECLARE_WAIT_QUEUE_HEAD(bench_floor_changed);
 static bool bench_floor_fenced;
@@ -191,7 +192,7 @@ static void floor_remove(struct kobject *kobj)
 	kobject_put(kobj);
 }
 
-/* In the set if there is one, else beside all others. */
+/* Makes a floor in the set, or in the common directory if there is none. */
 static struct kobject *floor_make(u64 rid, struct kset *set)
 {
 	struct kobject *parent = set ? &set->kobj : bench_floor_directory;
@@ -212,12 +213,12 @@ static struct kobject *floor_make(u64 rid, struct kset *set)
 	return kobj;
 }
 
-/* What is measured in every round */
+/* Measurements of each round */
 
-/* When the last write began. */
+/* The start of the last write. */
 static u64 bench_written;
 
-/* Writes to a file as userspace does, and measures the write alone. */
+/* Writes to a file like userspace, and measures only the write. */
 static int write_true(const char *directory, u64 rid, u64 *spent)
 {
 	struct file *file;
@@ -234,7 +235,7 @@ static int write_true(const char *directory, u64 rid, u64 *spent)
 	ret = kernel_write(file, "1", 1, &pos);
 	*spent = ktime_get_ns() - bench_written;
 
-	/* Closed now, and not on the way back to userspace. */
+	/* Close now instead of on the return to userspace. */
 	__fput_sync(file);
 	return ret < 0 ? ret : 0;
 }
@@ -254,7 +255,7 @@ static int write_fenced(u64 rid, u64 *spent)
 	return write_true(bench_directory, rid, spent);
 }
 
-/* Only this module finishes requests, so there is one. */
+/* Only this module finishes requests, so an error is unexpected. */
 static int next_of(struct super_block *sb, u64 *rid)
 {
 	bool error;
@@ -335,7 +336,7 @@ static noinline int measure_request(u64 *spent)
 	return ret;
 }
 
-/* Calls a function many times, and measures all calls. */
+/* Measures BENCH_CALLS calls of a function together. */
 #define MEASURE_CALLS(spent, call) do {				\
 	u64 begin = ktime_get_ns();				\
 								\
@@ -393,7 +394,7 @@ static int parse_count(const char *word, size_t limit, size_t *count)
 	return 0;
 }
 
-/* Makes a request by which its directory is found. */
+/* Makes a request, so that its directory can be found. */
 static int command_start(char **words)
 {
 	u64 rid;
@@ -467,7 +468,7 @@ static int command_fill_floor(char **words)
 	return 0;
 }
 
-/* Lets the oldest request be the one that is finished. */
+/* Finishes the oldest request. */
 static int command_finish_first(char **words)
 {
 	u64 spent;
@@ -475,7 +476,7 @@ static int command_finish_first(char **words)
 	return bench_nr_rids ? write_fenced(bench_rids[0], &spent) : -EINVAL;
 }
 
-/* Adds a finished request, for another reason, behind the others. */
+/* Adds a finished request with another reason after the others. */
 static int command_add_finished(char **words)
 {
 	u64 spent;
@@ -502,7 +503,7 @@ static int command_empty_floor(char **words)
 	return put_value(ktime_get_ns() - begin);
 }
 
-/* Waits until the events of all requests have been sent, as destroy does. */
+/* Waits until all requests' events have been sent, by way of destroy. */
 static int wait_sent(void)
 {
 	scoutfs_fence_destroy(bench_sb());
@@ -510,8 +511,8 @@ static int wait_sent(void)
 }
 
 /*
- * Until the events of the dropped requests have been sent, which stop does not
- * wait for: a machine with one processor sends some of them meanwhile.
+ * Includes the time until the dropped requests' events have been sent.  Stop does
+ * not wait for that, but a machine with one CPU sends some of them meanwhile.
  */
 static int command_stop(char **words)
 {
@@ -531,7 +532,7 @@ static int command_destroy(char **words)
 	return put_value(ktime_get_ns() - begin) ?: scoutfs_fence_setup(bench_sb());
 }
 
-/* Both floors, a request, and the functions that only look, round by round. */
+/* Measures both floors, a request, and the read-only functions in each round. */
 static int command_rounds(char **words)
 {
 	u64 spent[3 + 3 + 4 + 4];
@@ -541,7 +542,7 @@ static int command_rounds(char **words)
 	int ret = parse_count(words[0], BENCH_VALUES, &count);
 
 	for (size_t i = 0; i < count && !ret; i++) {
-		/* None is always the one that comes last. */
+		/* Alternates the order, so that none is always last. */
 		if (i % 2)
 			ret = measure_floor(floor) ?: measure_notifying_floor(notifying) ?:
 			      measure_request(request);
@@ -555,7 +556,7 @@ static int command_rounds(char **words)
 	return ret;
 }
 
-/* Requests' lives, one after the other, until all of their events have been sent. */
+/* Measures whole lives of requests, one after the other, until all events have been sent. */
 static int command_lives(char **words)
 {
 	u64 begin = ktime_get_ns();
@@ -568,7 +569,7 @@ static int command_lives(char **words)
 	return ret ?: wait_sent() ?: put_value(ktime_get_ns() - begin);
 }
 
-/* The same of notifying floors. */
+/* The same for notifying floors. */
 static int command_notifying_lives(char **words)
 {
 	u64 begin = ktime_get_ns();
@@ -593,9 +594,9 @@ static int command_mounts(char **words)
 }
 
 /*
- * Requests that are there already finish in reverse order, and are taken off:
- * each at once, or all when the last one has finished.  Measures that, until all
- * events have been sent; before that, the removal of as many floors.
+ * Finishes the existing requests in reverse order and frees them, each at once or
+ * all after the last has finished.  Measures first the removal of all floors, then
+ * this, until all events have been sent.
  */
 static int command_drain(char **words)
 {
@@ -630,7 +631,7 @@ static int command_drain(char **words)
 	return wait_sent() ?: put_value(ktime_get_ns() - begin);
 }
 
-/* Tasks that wait */
+/* Waiting tasks */
 
 enum bench_wait { BENCH_WAIT_FLOOR, BENCH_WAIT_FENCED, BENCH_WAIT_NEXT };
 
@@ -672,7 +673,7 @@ static int wait_thread(void *data)
 	if (atomic_dec_and_test(&bench_nr_waiting))
 		complete(&bench_all_returned);
 
-	/* Stays, so that the task can be looked at. */
+	/* The task stays alive, so that it can be inspected. */
 	set_current_state(TASK_INTERRUPTIBLE);
 	while (!kthread_should_stop()) {
 		schedule();
@@ -682,7 +683,7 @@ static int wait_thread(void *data)
 	return 0;
 }
 
-/* From the write that ends the waiting to each return. */
+/* Measures the time from the write that ends the waits to each return. */
 static int measure_waiting(u64 rid, size_t count)
 {
 	u64 spent;
@@ -708,7 +709,7 @@ static int measure_waiting(u64 rid, size_t count)
 		while (!(READ_ONCE(bench_waiters[i].task->__state) & TASK_NORMAL))
 			usleep_range(1000, 2000);
 	}
-	/* The last one may be on its way from there to sleep. */
+	/* The last one may not have gone to sleep yet. */
 	usleep_range(4000, 5000);
 
 	ret = (bench_wait == BENCH_WAIT_FLOOR ? write_notifying_floor(rid, &spent) :
@@ -778,7 +779,7 @@ static int command_wait(char **words)
 	return ret;
 }
 
-/* A command, with exactly so many words behind it.  Returns an errno. */
+/* A command with its number of arguments.  The function returns 0 or a negative errno. */
 struct bench_command {
 	const char *name;
 	int words;
@@ -788,8 +789,8 @@ struct bench_command {
 static const struct bench_command bench_commands[] = {
 	{ "start", 1, command_start },		/* RID */
 	{ "free", 1, command_free },		/* RID */
-	{ "directory", 2, command_directory },	/* PATH FILES: where requests are, as was seen */
-	{ "fill", 1, command_fill },		/* COUNT: starts requests until there are so many */
+	{ "directory", 2, command_directory },	/* PATH FILES: where requests were seen */
+	{ "fill", 1, command_fill },		/* COUNT: starts requests up to this number */
 	{ "fill_floor", 1, command_fill_floor },	/* COUNT */
 	{ "finish_first", 0, command_finish_first },
 	{ "add_finished", 0, command_add_finished },
@@ -870,7 +871,7 @@ static int bench_init_context(struct fs_context *fc)
 	return init_pseudo(fc, BENCH_MAGIC) ? 0 : -ENOMEM;
 }
 
-/* Only we mount it.  It has no owner, or our mounts would keep us loaded. */
+/* Only this module mounts it.  No owner, or its own mounts would pin the module. */
 static struct file_system_type bench_filesystem = {
 	.name			= "fence_bench",
 	.init_fs_context	= bench_init_context,
@@ -928,7 +929,7 @@ static int __init bench_init(void)
 {
 	int ret;
 
-	/* The same names in every run. */
+	/* Use the same names in every run. */
 	prandom_seed_state(&bench_random, 1);
 	name_floor_files();
 	bench_drained = symbol_get(scoutfs_fence_drained);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What C code that was written before this module calls.  It is to link and
- * to work without a change, so this does not change.
+ * The functions as called by C code older than this module.  That code must
+ * link and work unchanged, so never change this file.
  */
 #ifndef _FENCE_TEST_DROPIN_H_
 #define _FENCE_TEST_DROPIN_H_

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Calls the eight functions as they have always been declared, while it is
- * loaded: an agent has to fence the mount c0ffee meanwhile.  Loading fails
- * if a function does not do what it should.
+ * Calls the eight functions through their original declarations on loading;
+ * meanwhile an agent has to fence the mount c0ffee.  Loading fails if a
+ * function misbehaves.
  */
 
 #include <linux/fs.h>

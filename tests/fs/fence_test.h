@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What both builds of the test filesystem share.
+ * Shared by both builds of the test filesystem.
  */
 #ifndef _FENCE_TEST_H_
 #define _FENCE_TEST_H_
@@ -8,10 +8,10 @@
 struct kobject;
 struct super_block;
 
-/* /sys/fs/scoutfs, which the plain build makes. */
+/* /sys/fs/scoutfs, made by the plain build. */
 extern struct kobject *fence_test_scoutfs;
 
-/* The directory that a mount has in /sys/fs/scoutfs. */
+/* A mount's directory in /sys/fs/scoutfs. */
 struct kobject *fence_test_sysfs_dir(struct super_block *sb);
 
 #endif

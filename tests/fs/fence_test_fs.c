@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A filesystem that asks for fencing as scoutfs does, driven by test scripts.
+ * A filesystem that requests fencing like scoutfs, driven by test scripts.
  *
  *     mount -t fence_test [-o rid=HEX,nosetup,fail] none /mnt/a
  *
- * It is built twice: once as it is here, and once as fence_test_leader,
- * with SCOUTFS_FENCE_PARENT and a leader in every mount; see under_parent.c.
+ * It is built twice: plain, and as fence_test_leader with
+ * SCOUTFS_FENCE_PARENT and a leader in every mount; see under_parent.c.
  *
- * Each mount is a superblock of its own, and in its root is one file, "call".
- * Opened, written to once and read, it calls one function of fence.h for this
- * superblock and answers with what came back:
+ * Each mount has its own superblock, and a single file "call" in its root.
+ * Writing a command to the open file, once, calls a function of fence.h for
+ * this superblock; reading it returns the result:
  *
  *     $ exec 3<>/mnt/a/call; echo 'start aa 10.0.0.7 0' >&3; cat <&3
  *     0
  *
- * The write lasts as long as the call does.  The commands are in the table
- * fence_test_commands.  Words may be put before a command: "null" passes a
- * null superblock, "atomic" makes the call with a spinlock held.
+ * The write blocks until the call returns.  The commands are in the table
+ * fence_test_commands.  Prefixes to a command: "null" passes a null
+ * superblock, "atomic" calls with a spinlock held.
  */
 
 #include <linux/completion.h>
@@ -54,12 +54,12 @@
 #define FENCE_TEST_WORDS	6
 #define FENCE_TEST_ANSWER	96
 
-/* One mount; what the mount options said, and its directory in sysfs. */
+/* A mount, with its options and its directory in sysfs. */
 struct fence_test_mount {
 	struct kobject kobj;
 	struct completion released;
 	bool published;
-	/* The directory was taken away while the mount lives. */
+	/* The directory was removed before the unmount. */
 	bool unpublished;
 	dev_t dev;
 	u64 rid;
@@ -69,17 +69,17 @@ struct fence_test_mount {
 };
 
 /*
- * A command.  The function gets the words behind the command's name, exactly
- * as many as the table says, and writes the answer.  It returns -EINVAL, and has
- * not called anything, if a word is malformed.
+ * A command.  The function gets the words after the command's name, exactly
+ * as many as the table says, and writes the answer.  If a word is malformed,
+ * it returns -EINVAL without calling anything.
  */
 struct fence_test_command {
 	const char *name;
 	int words;
 	int (*call)(struct super_block *sb, char **words, char *answer);
-	/* The interface promises that the function never sleeps, or not with a timeout of 0. */
+	/* The function never sleeps, or does not with a timeout of 0. */
 	bool atomic;
-	/* It concerns the mount itself, and is no function of fence.h. */
+	/* Acts on the mount itself; not a function of fence.h. */
 	bool own;
 };
 
@@ -318,7 +318,7 @@ static int call_destroy(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
-/* How the kernel itself prints an address. */
+/* Prints an address with the kernel's own format. */
 static int call_print_address(struct super_block *sb, char **words, char *answer)
 {
 	struct sockaddr_storage addr;
@@ -331,9 +331,9 @@ static int call_print_address(struct super_block *sb, char **words, char *answer
 }
 
 /*
- * Holding up the module's uevents: its kset gets operations whose callback, which
- * the kernel calls for each uevent, sleeps.  To the module that is a task that
- * holds the mutex for uevents; other modules' uevents go on.
+ * Holds up the module's uevents by giving its kset a uevent callback that sleeps.
+ * To the module this looks like another task holding the uevent mutex; other
+ * modules' uevents are not affected.
  */
 static DECLARE_WAIT_QUEUE_HEAD(fence_test_uevents_released);
 static unsigned long fence_test_uevents_until;
@@ -399,7 +399,7 @@ static int call_release_uevents(struct super_block *sb, char **words, char *answ
 	return 0;
 }
 
-/* How many are held up. */
+/* The number of uevents held up. */
 static int call_held_uevents(struct super_block *sb, char **words, char *answer)
 {
 	put_answer(answer, atomic_read(&fence_test_uevents_waiting));
@@ -413,7 +413,7 @@ static int call_references(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
-/* Takes the mount's directory away, with all that others have made below it. */
+/* Removes the mount's directory with everything that others have made below it. */
 static int call_unpublish(struct super_block *sb, char **words, char *answer)
 {
 	struct fence_test_mount *mount = sb->s_fs_info;
@@ -482,10 +482,10 @@ static const struct fence_test_command fence_test_commands[] = {
 	{ "start", 3, call_start },		/* RID IPV4 REASON */
 	{ "start_addr", 3, call_start_addr },	/* RID IPV4|IPV6|family:NUMBER|none REASON */
 	{ "next", 0, call_next, .atomic = true },
-	{ "next_null", 1, call_next_null },	/* rid, reason or error: the pointer to leave out */
+	{ "next_null", 1, call_next_null },	/* rid, reason or error: the pointer that is NULL */
 	{ "wait_next", 1, call_wait_next },	/* MILLISECONDS */
 	{ "wait_next_jiffies", 1, call_wait_next_jiffies, .atomic = true },	/* JIFFIES */
-	{ "drained", 1, call_drained, .atomic = true },	/* 0 or 1: what error is before */
+	{ "drained", 1, call_drained, .atomic = true },	/* 0 or 1: initial value of error */
 	{ "drained_null", 0, call_drained_null, .atomic = true },
 	{ "reason_pending", 1, call_reason_pending, .atomic = true },	/* REASON */
 	{ "free", 1, call_free },		/* RID */
@@ -585,7 +585,7 @@ static ssize_t fence_test_call_write(struct file *file, const char __user *buf, 
 	if (ret)
 		return ret;
 
-	/* The buffer is the answer's from here on, as transaction files have it. */
+	/* From here on the transaction file's buffer holds the answer. */
 	strscpy(line, answer, FENCE_TEST_ANSWER);
 	simple_transaction_set(file, strlen(answer));
 	return size;
@@ -610,7 +610,7 @@ static void fence_test_build_exit(void)
 	fence_test_leader_exit();
 }
 #else
-/* Both builds publish their mounts here.  This one is loaded first. */
+/* Both builds publish their mounts here.  The plain one is loaded first. */
 struct kobject *fence_test_scoutfs;
 EXPORT_SYMBOL_GPL(fence_test_scoutfs);
 
@@ -639,8 +639,8 @@ static struct inode *new_test_inode(struct super_block *sb, ino_t ino, umode_t m
 }
 
 /*
- * Finds the file by lookup instead of pinning a dentry for it at mount: how a
- * pinned dentry is let go at unmount is not the same on all kernels.
+ * Finds the file by lookup instead of pinning a dentry for it at mount, because
+ * kernels differ in how a pinned dentry is released at unmount.
  */
 static struct dentry *fence_test_lookup(struct inode *dir, struct dentry *dentry,
 					unsigned int flags)
@@ -697,9 +697,9 @@ static const struct kobj_type fence_test_ktype = {
 };
 
 /*
- * As scoutfs does: /sys/fs/scoutfs/f.FSID.r.RID/, where the name has the first
- * six digits of both.  The device number serves as the id of the
- * filesystem, so that no two mounts get the same name.
+ * Like scoutfs: /sys/fs/scoutfs/f.FSID.r.RID/, with the first six digits of
+ * both.  The device number stands in for the filesystem's id, so that no two
+ * mounts get the same name.
  */
 static int publish(struct super_block *sb)
 {
@@ -721,7 +721,7 @@ static void unpublish(struct super_block *sb)
 
 	if (!mount->unpublished)
 		kobject_put(&mount->kobj);
-	/* The kobject's memory is ours, and its release function this module's. */
+	/* The kobject is embedded in the mount, and its release function is in this module. */
 	wait_for_completion(&mount->released);
 }
 
@@ -765,7 +765,7 @@ static int fence_test_fill_super(struct super_block *sb, struct fs_context *fc)
 	return sb->s_root ? 0 : -ENOMEM;
 }
 
-/* Also the end of every mount that failed, wherever fill_super left off. */
+/* Also called for failed mounts, wherever fill_super stopped. */
 static void fence_test_kill_sb(struct super_block *sb)
 {
 	struct fence_test_mount *mount = sb->s_fs_info;
@@ -814,7 +814,7 @@ static int fence_test_get_tree(struct fs_context *fc)
 	return get_tree_nodev(fc, fence_test_fill_super);
 }
 
-/* The superblock, once there is one, has taken s_fs_info away. */
+/* Once there is a superblock, it owns s_fs_info and the context's pointer is NULL. */
 static void fence_test_free_context(struct fs_context *fc)
 {
 	kfree(fc->s_fs_info);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The elected leader of a cluster, as scoutfs has it: it has previous leaders
- * fenced before it begins, has clients fenced that do not come back, and
- * reclaims what the fenced ones held.
+ * The elected leader of a cluster, as in scoutfs: it has previous leaders
+ * fenced before it begins, has clients fenced that do not return, and
+ * reclaims what they held.
  *
- * The mount RID has the address 10.0.0.N, where N is the RID's last byte.
+ * A mount's address is 10.0.0.N, where N is the last byte of its rid.
  */
 
 #include <linux/kstrtox.h>
@@ -38,19 +38,19 @@ enum leader_state { FOLLOWING, ELECTING, LEADING, STOPPING };
 
 struct fence_test_leader {
 	struct super_block *sb;
-	/* There is one election at a time. */
+	/* Serializes elections. */
 	struct mutex election;
 	struct delayed_work reclaim;
 	struct delayed_work recovery;
 	struct work_struct shutdown;
 
-	/* Protects what follows.  Work is queued with it held, and only while leading. */
+	/* Protects the fields below.  Work is queued with it held, and only while leading. */
 	spinlock_t lock;
 	enum leader_state state;
 	/* Why the leader was shut down. */
 	int error;
 	int reclaimed;
-	/* The clients that have not come back yet. */
+	/* The clients that have not returned yet. */
 	u64 rids[MAX_RIDS];
 	int nr_rids;
 };
@@ -99,7 +99,7 @@ static bool queue_while_leading(struct fence_test_leader *leader, struct delayed
 	return leading;
 }
 
-/* May be called by the workers that the shutdown waits for, and so cannot wait for it. */
+/* Cannot wait for the shutdown, as workers that the shutdown waits for may call this. */
 static void shut_down(struct fence_test_leader *leader, int error)
 {
 	spin_lock(&leader->lock);
@@ -115,7 +115,7 @@ static void shutdown_worker(struct work_struct *work)
 {
 	struct fence_test_leader *leader = container_of(work, struct fence_test_leader, shutdown);
 
-	/* First for the waiters, and then for requests started meanwhile. */
+	/* The first stop wakes the waiters, the second drops requests started meanwhile. */
 	scoutfs_fence_stop(leader->sb);
 	cancel_delayed_work_sync(&leader->reclaim);
 	cancel_delayed_work_sync(&leader->recovery);
@@ -126,7 +126,7 @@ static void shutdown_worker(struct work_struct *work)
 	spin_unlock(&leader->lock);
 }
 
-/* Frees the oldest request if it is fenced: there is nothing else to reclaim here. */
+/* Frees the oldest request if it is fenced; there is nothing else to reclaim here. */
 static int reclaim_next(struct fence_test_leader *leader)
 {
 	int reason;
@@ -168,7 +168,7 @@ static void reclaim_worker(struct work_struct *work)
 		queue_while_leading(leader, &leader->reclaim, ret ? delay : 0);
 }
 
-/* Some of the requests may be there already, for another reason. */
+/* Some requests may already exist for another reason. */
 static void recovery_worker(struct work_struct *work)
 {
 	struct fence_test_leader *leader = container_of(to_delayed_work(work),
@@ -207,7 +207,7 @@ static int elect(struct fence_test_leader *leader, const u64 *rids, int nr)
 
 	spin_lock(&leader->lock);
 	if (leader->state != ELECTING) {
-		/* All were fenced, but the leader stepped down before it could begin. */
+		/* All were fenced, but the leader stepped down before it led. */
 		ret = ret ?: -ECANCELED;
 	} else if (ret) {
 		leader->state = FOLLOWING;
@@ -265,7 +265,7 @@ void fence_test_leader_step_down(struct fence_test_leader *leader)
 
 void fence_test_leader_show(struct fence_test_leader *leader, char *buf, size_t size)
 {
-	/* A shutdown that has begun is shown once it is over: nothing is left then. */
+	/* Waits for a shutdown in progress, so that its final state is shown. */
 	flush_work(&leader->shutdown);
 	spin_lock(&leader->lock);
 	snprintf(buf, size, "0 leading=%d reclaimed=%d error=%d\n", leader->state == LEADING,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a mount does for its cluster while it is elected, as scoutfs does it.
+ * The work of an elected mount for its cluster, as in scoutfs.
  */
 #ifndef _FENCE_TEST_LEADER_H_
 #define _FENCE_TEST_LEADER_H_
@@ -14,22 +14,22 @@ struct super_block;
 int fence_test_leader_init(void);
 void fence_test_leader_exit(void);
 
-/* A mount that is not elected yet. */
+/* Allocates a leader that is not elected yet. */
 struct fence_test_leader *fence_test_leader_new(struct super_block *sb);
 
-/* Steps down as well. */
+/* Steps down first. */
 void fence_test_leader_free(struct fence_test_leader *leader);
 
 /*
- * Has the previous leaders fenced, and leads from then on.  The rids are
- * separated by commas; "-" is none.
+ * Waits for the previous leaders to be fenced, then leads.  The rids are
+ * separated by commas; "-" means none.
  */
 int fence_test_leader_elect(struct fence_test_leader *leader, char *rids);
 
-/* Has these clients fenced, unless the leader has stepped down by then. */
+/* Requests fencing of these clients after a delay, unless the leader steps down first. */
 int fence_test_leader_recover(struct fence_test_leader *leader, int milliseconds, char *rids);
 
-/* Returns once it neither leads nor is being elected. */
+/* Ends leadership or an election, and waits until that is done. */
 void fence_test_leader_step_down(struct fence_test_leader *leader);
 
 /* Prints the leader's state. */

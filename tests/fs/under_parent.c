@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The filesystem once more, as fence_test_leader, compiled with
- * SCOUTFS_FENCE_PARENT: its requests are in /sys/fs/scoutfs/<name>/fence/.
+ * The filesystem built again as fence_test_leader, with SCOUTFS_FENCE_PARENT:
+ * its requests are in /sys/fs/scoutfs/<name>/fence/.
  */
 #include "fence_test_fs.c"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Makes faults on demand: the name of one is written to the parameter `plant`.  Each is what the
- * kernel's own instruments should report, and does no lasting harm.
+ * Makes a fault when its name is written to the parameter `plant`.  The kernel's own instruments
+ * should report each fault, which does no lasting harm.
  */
 #include <linux/delay.h>
 #include <linux/kobject.h>
@@ -15,7 +15,7 @@ static int shift_too_far(void)
 {
 	int bits = 40, number = 1;
 
-	/* Else the compiler would see it, and leave it out. */
+	/* Keeps the compiler from removing the shift. */
 	OPTIMIZER_HIDE_VAR(bits);
 	number <<= bits;
 	OPTIMIZER_HIDE_VAR(number);

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Calls every function of fence.h from many threads at once, from when it is
- * loaded until it is unloaded, and reports wrong answers.
+ * Calls every function of fence.h from many threads at once while it is
+ * loaded, and reports wrong answers.
  *
- * A superblock is only an identity: those here are memory with a device number.
+ * The module uses a superblock only as an identity, so those here are just
+ * memory with a device number.
  *
- * Each mount that is judged has one request at a time, whose end is known
- * before it is made: a judge waits for it with wait_fenced, a witness with
- * wait_next, and a partner frees, stops or destroys.  As nothing
- * else happens there, a lost wake-up leaves a waiter asleep.
+ * A judged mount has one request at a time, whose ending is decided before
+ * the request is made: a judge waits for it with wait_fenced, a witness with
+ * wait_next, and a partner frees, stops or destroys.  Nothing else happens on
+ * that mount, so a lost wake-up leaves a waiter asleep.
  *
- * On the busy mounts everything happens at any time, and what is counted has to
- * come out right: each request that was started ends in one way.
+ * On the busy mounts anything can happen at any time, and the counts must add
+ * up: each started request ends in exactly one way.
  *
- * The first digit of a rid says what agents may write: f fenced, e error,
- * a both, and 0 nothing.
+ * The first digit of a rid encodes what agents may write: f fenced, e error,
+ * a both, 0 nothing.
  */
 
 #include <linux/atomic.h>
@@ -44,9 +45,9 @@
 #define THREADS		64
 #define MAJOR_NR	511
 
-/* No waiter sleeps for so long, which is less than it takes to be a hung task. */
+/* A waiter that sleeps this long has missed a wake-up.  Shorter than the hung task timeout. */
 #define PATIENCE	(12 * HZ)
-/* The shortest timeout that requests have, less what ticks and roundings take. */
+/* The shortest timeout of requests, minus tolerance for ticks and rounding. */
 #define LATE		msecs_to_jiffies(90)
 
 enum may { NOTHING = 0x0, ANYTHING = 0xa, FAIL = 0xe, FENCE = 0xf };
@@ -66,14 +67,14 @@ static const char * const count_names[COUNTS] = {
 struct torture_mount {
 	int nr;
 	struct super_block sb;
-	/* NULL if the directory is the module's own. */
+	/* NULL if the module's own directory is used. */
 	struct kobject *parent;
 
-	/* What this round of a judged mount is about. */
+	/* The current round of a judged mount. */
 	enum ending ending;
 	u64 rid;
 	unsigned long since;
-	/* The partner acts only once both wait. */
+	/* The partner acts only once judge and witness wait. */
 	bool sure;
 	struct task_struct *judge;
 	struct task_struct *witness;
@@ -176,7 +177,7 @@ static bool by_partner(enum ending ending)
 	return ending >= BY_FREE;
 }
 
-/* The request may fail before all wait: then none waits any more. */
+/* If the request fails before both wait, they return: that counts too. */
 static bool is_asleep(struct task_struct *task, enum stage *stage)
 {
 	return READ_ONCE(*stage) == WAS_TOLD ||
@@ -216,7 +217,7 @@ static int partner(void *data)
 	return 0;
 }
 
-/* What a waiter may return when the request is dropped.  A later one finds none. */
+/* Valid results of a wait whose request is dropped; a late waiter finds no request. */
 static bool dropped_is_right(struct torture_mount *mount, long ret)
 {
 	switch (mount->ending) {
@@ -229,10 +230,10 @@ static bool dropped_is_right(struct torture_mount *mount, long ret)
 	}
 }
 
-/* What wait_next may answer when the request ends in this way. */
+/* Valid results of wait_next for this ending. */
 static bool witness_is_right(struct torture_mount *mount, long ret)
 {
-	/* It was finished before the partner came. */
+	/* The request finished before the partner acted. */
 	if (ret > 0)
 		return mount->ending <= BY_ERROR || is_late(mount);
 
@@ -250,7 +251,7 @@ static int witness(void *data)
 		if (!wait_for_completion_timeout(&mount->witness_go, HZ / 10))
 			continue;
 
-		/* Neither a free nor what happened before ends a wait. */
+		/* A free does not end this wait, nor does anything that happened before it. */
 		timeout = PATIENCE;
 		if (mount->ending == BY_FREE || (by_partner(mount->ending) && !mount->sure))
 			timeout = HZ / 20;
@@ -269,10 +270,10 @@ static int witness(void *data)
 	return 0;
 }
 
-/* What wait_fenced may answer when the request ends in this way. */
+/* Valid results of wait_fenced for this ending. */
 static bool answer_is_right(struct torture_mount *mount, int ret)
 {
-	/* No answer came in time. */
+	/* Failed or timed out. */
 	if (ret == -EIO)
 		return mount->ending == BY_ERROR || is_late(mount);
 
@@ -285,7 +286,7 @@ static bool answer_is_right(struct torture_mount *mount, int ret)
 	}
 }
 
-/* The request is still listed, finished, and returned as it was waited for. */
+/* Checks that the finished request is still listed and that next agrees with the wait. */
 static void judge_finished(struct torture_mount *mount, int waited)
 {
 	int reason;
@@ -381,7 +382,7 @@ struct leader {
 	u64 rids[SLOTS];
 };
 
-/* Frees the request, if it was not dropped. */
+/* Frees the request unless it was dropped. */
 static void end_slot(struct leader *leader, int slot, enum count how)
 {
 	u64 rid = leader->rids[slot];
@@ -528,7 +529,7 @@ static int make_mount(struct torture_mount *mount, int nr)
 	return set_up(mount);
 }
 
-/* In the order in which they are stopped: no one may wait for one that has ended. */
+/* Threads are stopped in this order: none may wait for a thread that has ended. */
 static int make_threads(void)
 {
 	int ret = 0;
@@ -574,7 +575,7 @@ static int fence_torture_init(void)
 {
 	int ret = 0;
 
-	/* No rid comes twice, however often this is loaded. */
+	/* Keeps rids unique across reloads. */
 	atomic64_set(&last_rid, ktime_get_ns() & GENMASK_ULL(59, 0));
 	parents = kobject_create_and_add("fence_torture", kernel_kobj);
 	if (!parents)
