@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A cluster of three hosts: builds it, narrates what happens in it, and takes it down."""
+"""Builds a cluster of three hosts, narrates its events, and takes it down."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ PASSWORD_FILE = Path("/etc/scoutfs/bmc.password")
 
 HOSTS = 3
 MEGABYTES = 1024
-# Three machines that boot on two cores at once take half a minute, and much longer if other
-# programs want these cores.
+# Three machines booting at once on two cores take half a minute, and much longer if other
+# programs use these cores.
 SECONDS_TO_BOOT = 300
 
-# How long hosts may take to write where their threads are.
+# Time for hosts to log their threads' stacks.
 SECONDS_TO_REPORT = 3
 
-# What the agent's lines about a request begin with.
+# Prefix of the agent's lines about a request.
 ABOUT = re.compile(r"^rid \S+ address \S+ reason \S+ mount \S+ ")
 
-# What a guest gets, and its path there.
+# Files copied to a guest, with their paths there.
 FILES = {
     TOP / "scoutfs_fence.ko": "/tests/scoutfs_fence.ko",
     TESTS / "fs/fence_test_fs.ko": "/tests/fence_test_fs.ko",
@@ -64,7 +64,7 @@ def address(slot: int) -> str:
 
 
 class Narrator:
-    """Prints what happens, a line each: the time, the speaker, and the event in words."""
+    """Prints one line per event: the time, the speaker, and the event in words."""
 
     def __init__(self, journal: Journal) -> None:
         self._zero = time.monotonic()
@@ -73,7 +73,7 @@ class Narrator:
         self.quiet = False
 
     def chapter(self, title: str) -> None:
-        """Begins a case, and its clock."""
+        """Starts a case and resets the clock."""
         self._zero = time.monotonic()
         print(f"\n{title}\n", flush=True)
 
@@ -91,7 +91,7 @@ class Narrator:
 
 
 def in_words(event: Event) -> tuple[str, str] | None:
-    """The speaker and the sentence; None for an event that people need not see."""
+    """The speaker and sentence for an event, or None if the reader need not see it."""
     host, facts = f"host{event.host + 1}", event.facts
     other = f"host{event.slot + 1} ({event.rid:016x})"
     match event.name:
@@ -115,7 +115,7 @@ def in_words(event: Event) -> tuple[str, str] | None:
         case "agent-ended":
             return host, f"its agent has ended, status {facts['status']}"
         case "agent":
-            # What it is about has its own line, from the leader.
+            # The leader reports the request in a line of its own.
             return f"{host} ag.", ABOUT.sub("", facts["text"])
         case "waits":
             return host, f"is up, and waits: no leader has reclaimed {facts['previous']} yet"
@@ -148,11 +148,11 @@ def in_words(event: Event) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Figures:
-    """One fencing, in seconds after its host went silent."""
+    """The times of a fencing, in seconds since the host went silent."""
 
     name: str
     requested: float
-    # Not a number if the power was off before the request.
+    # NaN if the power was off before the request.
     powered_off: float
     fenced: float
     reclaimed: float
@@ -176,7 +176,7 @@ class Cluster:
         self.judge = self.watch.judge
 
     def _equip(self, kernel: str, logs: Path) -> PowerRoom:
-        """Makes hosts and BMCs, which have to know each other's ports."""
+        """Makes hosts and BMCs, which need each other's ports."""
         path = lab_path(kernel)
         boot = self._folder / "boot"
         boot.mkdir()
@@ -184,8 +184,8 @@ class Cluster:
             path / "vmlinuz",
             boot / "initramfs",
             MEGABYTES,
-            # A panic leaves the host on, as hanging hosts are. Three that boot on two cores may get
-            # no timer interrupt for so long that the kernel takes the timer for broken.
+            # A panicked host stays on, like a hanging one. While three hosts boot on two cores,
+            # timer interrupts may be so late that the kernel would consider the timer broken.
             f"{KERNEL_ARGUMENTS} panic=0 no_timer_check",
             processors=1,
         )
@@ -204,7 +204,7 @@ class Cluster:
         (settings / "scoutfs-fenced.hosts").write_text(power.hosts_file(address, PASSWORD_FILE))
         (settings / "scoutfs-fenced.conf").write_text(
             "SCOUTFS_FENCED_HOSTS=/etc/scoutfs/scoutfs-fenced.hosts\n"
-            # The watch over devices would take an emulated processor from a fencing for seconds.
+            # Device monitoring would take CPU time from a fencing for seconds on an emulated CPU.
             "SCOUTFS_FENCED_MONITOR=0\n"
         )
         # The planted lie.
@@ -246,7 +246,7 @@ class Cluster:
         self._disk.unlink(missing_ok=True)
 
     def ask_where_threads_are(self) -> None:
-        """Has hosts that live write into their logs where each thread of their program is."""
+        """Asks running hosts to log the stack of each thread of their program."""
         self.narrator.quiet = True
         for host in self.hosts:
             host.continue_if_stopped()
@@ -254,10 +254,10 @@ class Cluster:
                 host.command("where")
         time.sleep(SECONDS_TO_REPORT)
 
-    # What faults need.
+    # Used by faults.
 
     def make_ready(self) -> None:
-        """Mends everything; returns once all hosts live, their agents serve, and one leads."""
+        """Repairs everything; returns once all hosts live, their agents serve, and one leads."""
         for switch in (*self.power.bmcs, *self.power.outlets):
             switch.is_stuck = switch.lies = False
             switch.at_order = None
@@ -266,7 +266,7 @@ class Cluster:
             self.switch.plug(host.slot)
             host.continue_if_stopped()
             life = self.life_of(host)
-            # One that boots has stamps of before only, and is to go on.
+            # A host that is still booting only has stamps of its previous life: leave it on.
             if life and life.first > host.on_since and life.rid in self.judge.fenced:
                 host.power_off()
         for host in self.hosts:
@@ -290,7 +290,7 @@ class Cluster:
             )
 
     def _unreclaimed(self) -> set[int]:
-        """Rids of lives that are over and not reclaimed yet."""
+        """Rids of past lives that are not reclaimed yet."""
         lives = [self.judge.life_of(host.slot) for host in self.hosts]
         now = {life.rid for life in lives if life}
         return self.judge.lives.keys() - now - self.judge.reclaims.keys()
@@ -305,7 +305,7 @@ class Cluster:
         return False
 
     def roles(self) -> tuple[Host, Host, Host]:
-        """The leader, and the two others."""
+        """The leader and the two other hosts."""
         with self.watch.lock:
             leader = self.judge.leader(time.monotonic())
         if leader is None:
@@ -314,12 +314,12 @@ class Cluster:
         return self.hosts[leader], others[0], others[1]
 
     def pull_cable(self, host: Host) -> None:
-        """Cuts a host off the others."""
+        """Cuts a host off from the others."""
         self.switch.pull(host.slot)
         self.journal.add(host.slot, "cable-out")
 
     def life_of(self, host: Host) -> Life | None:
-        """What a host's newest mount has written."""
+        """The stamps of a host's newest mount."""
         with self.watch.lock:
             return self.judge.life_of(host.slot)
 
@@ -330,9 +330,9 @@ class Cluster:
         return life.rid
 
     def figures(self, rid: int, name: str, begin: float | None = None) -> Figures | None:
-        """When what happened to a mount, if it was fenced and reclaimed.
+        """The times of a mount's fencing, or None unless it was fenced and reclaimed.
 
-        Its silence begins with the last stamp before the request, unless another time is given.
+        Silence begins with the last stamp before the request, unless `begin` is given.
         """
         slot = self.judge.lives[rid].slot
         times: dict[str, float] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The faults, a function each: what happens to the cluster, and what has to follow."""
+"""The faults, one function each: what happens to the cluster, and what must follow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from judge import BOUND
 
 Fault = Callable[["FaultRun"], None]
 ALL: dict[str, Fault] = {}
-# The shortest set that holds both sides: a host that wakes up, and a lie that has to be found.
+# The shortest set that covers both sides: a host that wakes up, and a lie that must be found.
 SHORT = ("a-client-wakes-up", "a-liar-is-found")
 
 
 def fault(function: Fault) -> Fault:
-    """Makes a function a case, called by the function's name with hyphens."""
+    """Registers a function as a case, named after the function with hyphens."""
     ALL[function.__name__.replace("_", "-")] = function
     return function
 
@@ -31,23 +31,23 @@ def _matches(event: Event, name: str, facts: dict[str, str]) -> bool:
 
 
 class FaultRun:
-    """One run of a fault: its hosts, and the events from its beginning on."""
+    """One run of a fault: its hosts, and the events since its start."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.leader, self.client, self.other = cluster.roles()
         self.since = cluster.journal.position()
-        # The mounts whose fencing is measured.
+        # The mounts whose fencings are measured.
         self.measured: dict[int, tuple[str, float | None]] = {}
-        # A lie was planted, which the judge has to find.
+        # Set if a lie was planted that the judge must find.
         self.planted = False
 
     def rid(self, host: Host) -> int:
-        """The rid that a host has now."""
+        """A host's current rid."""
         return self.cluster.rid(host)
 
     def say(self, text: str) -> None:
-        """Prints what the fault does."""
+        """Prints the fault's next action."""
         self.cluster.narrator.say("fault", text)
 
     def wait(self, name: str, what: str, within: float = BOUND, **facts: object) -> Event:
@@ -64,7 +64,7 @@ class FaultRun:
         return any(_matches(event, name, wanted) for event in events)
 
     def is_fenced_and_reclaimed(self, rid: int, name: str = "", begin: float | None = None) -> None:
-        """Returns once a mount is fenced and reclaimed; with a name, its figures are printed."""
+        """Waits until a mount is fenced and reclaimed; if named, its figures are printed."""
         text = f"{rid:016x}"
         self.wait("request", f"{text} is asked for", rid=text)
         self.wait("fenced", f"a leader gets {text} as fenced", rid=text)
@@ -73,13 +73,13 @@ class FaultRun:
             self.measured[rid] = name, begin
 
     def stays_silent(self, seconds: float = 2.0) -> None:
-        """Gives a host time to write, which would be a violation."""
+        """Gives a host time to commit a violation by writing."""
         time.sleep(seconds)
 
 
 @fault
 def a_client_panics(run: FaultRun) -> None:
-    """A client's kernel panics: it hangs, and its power is on."""
+    """A client's kernel panics: it hangs with its power on."""
     rid = run.rid(run.client)
     run.client.command("panic")
     run.is_fenced_and_reclaimed(rid, "a client panics")
@@ -103,7 +103,7 @@ def a_client_wakes_up(run: FaultRun) -> None:
             time.sleep(0.01)
         run.say(f"{run.client.name} has written {life.counter - before} stamps since it woke up")
 
-    # The outlet, if the agent's time for the BMC is over before the order.
+    # Also the outlet, in case the agent's time for the BMC runs out before the order.
     bmc = run.cluster.power.bmcs[run.client.slot]
     outlet = run.cluster.power.outlets[run.client.slot]
     bmc.at_order = outlet.at_order = wake
@@ -117,7 +117,7 @@ def a_client_wakes_up(run: FaultRun) -> None:
 
 @fault
 def a_client_loses_its_network(run: FaultRun) -> None:
-    """A client's network cable is pulled out: it writes on, until it is fenced."""
+    """A client's network cable is pulled out: it keeps writing until it is fenced."""
     rid = run.rid(run.client)
     begin = time.monotonic()
     run.cluster.pull_cable(run.client)
@@ -129,7 +129,7 @@ def a_client_loses_its_network(run: FaultRun) -> None:
 
 @fault
 def the_leader_loses_its_network(run: FaultRun) -> None:
-    """The leader's network cable is pulled out: it steps down; the next has it fenced."""
+    """The leader's network cable is pulled out: it steps down, and the next one has it fenced."""
     rid = run.rid(run.leader)
     begin = time.monotonic()
     run.cluster.pull_cable(run.leader)
@@ -140,7 +140,7 @@ def the_leader_loses_its_network(run: FaultRun) -> None:
 
 @fault
 def the_leader_stops_while_fencing(run: FaultRun) -> None:
-    """The leader stops when a client's BMC gets its order to switch the client off."""
+    """The leader stops when a client's BMC gets the order to switch the client off."""
     leader, client = run.rid(run.leader), run.rid(run.client)
     run.cluster.power.bmcs[run.client.slot].at_order = run.leader.stop
     run.client.stop()
@@ -154,7 +154,7 @@ def the_leader_stops_while_fencing(run: FaultRun) -> None:
 
 @fault
 def both_clients_stop(run: FaultRun) -> None:
-    """Both clients stop at once."""
+    """Both clients stop at the same time."""
     rids = [run.rid(run.client), run.rid(run.other)]
     run.client.stop()
     run.other.stop()
@@ -167,7 +167,7 @@ def both_clients_stop(run: FaultRun) -> None:
 
 @fault
 def a_bmc_is_silent(run: FaultRun) -> None:
-    """The BMC of a client that stops does not answer; its outlet is switched off."""
+    """A client stops and its BMC does not answer; its outlet is switched off."""
     rid = run.rid(run.client)
     run.say(f"the BMC of {run.client.name} does not answer any more")
     run.cluster.power.bmcs[run.client.slot].bmc.be_silent(True)
@@ -180,7 +180,7 @@ def a_bmc_is_silent(run: FaultRun) -> None:
 
 @fault
 def a_bmc_does_not_do_what_it_says(run: FaultRun) -> None:
-    """BMC and outlet of a client that is cut off say "off", and the client runs on."""
+    """BMC and outlet of a cut-off client accept the order to switch it off, but it runs on."""
     slot = run.client.slot
     rid = run.rid(run.client)
     text = f"{rid:016x}"
@@ -205,7 +205,7 @@ def a_bmc_does_not_do_what_it_says(run: FaultRun) -> None:
 
 @fault
 def the_agent_is_killed(run: FaultRun) -> None:
-    """The leader's agent is killed when a client's BMC gets its order to switch it off."""
+    """The leader's agent is killed when a client's BMC gets the order to switch it off."""
     rid = run.rid(run.client)
 
     def kill() -> None:
@@ -221,7 +221,7 @@ def the_agent_is_killed(run: FaultRun) -> None:
 
 @fault
 def the_power_comes_back(run: FaultRun) -> None:
-    """A client loses its power; later it is switched on by its BMC, and joins as another mount."""
+    """A client loses power; later its BMC switches it on, and it joins as another mount."""
     rid = run.rid(run.client)
     bmc = run.cluster.power.bmcs[run.client.slot].bmc
     run.client.power_off()
@@ -242,25 +242,25 @@ def the_power_comes_back(run: FaultRun) -> None:
 
 @fault
 def all_hosts_lose_power(run: FaultRun) -> None:
-    """All hosts lose their power, and boot."""
+    """All hosts lose power and boot again."""
     rids = [run.rid(host) for host in run.cluster.hosts]
     for host in run.cluster.hosts:
         host.power_off()
     for host in run.cluster.hosts:
         host.power_on()
-    # The first leader still shares the processors with hosts that boot: a request may time out,
-    # which makes it step down and ask again. The bound for each leader is the judge's.
+    # The first leader shares the CPUs with booting hosts: a request may time out, so that it steps
+    # down and asks again. The judge checks the bound for each leader.
     end = time.monotonic() + SECONDS_TO_BOOT + 2 * BOUND
     for rid in rids:
         text = f"{rid:016x}"
         run.wait("reclaimed", f"{text} is reclaimed", end - time.monotonic(), rid=text)
-    # Hosts that waited to join were fenced for what they had been before.
+    # Hosts that were waiting to join were fenced for their previous lives.
     run.cluster.make_ready()
 
 
 @fault
 def a_liar_is_found(run: FaultRun) -> None:
-    """Planted: the leader's agent says "fenced" and does nothing, and the client wakes up."""
+    """Planted: the leader's agent says "fenced" but does nothing, and the client wakes up."""
     run.leader.command("lie")
     run.wait("agent-ended", "the agent is replaced", host=run.leader.slot)
     run.client.stop()
@@ -272,14 +272,14 @@ def a_liar_is_found(run: FaultRun) -> None:
 
 @fault
 def a_bmc_that_lies_is_found(run: FaultRun) -> None:
-    """Planted: a client's BMC says that the client is off, and the client wakes up."""
+    """Planted: a client's BMC claims that the client is off, and the client wakes up."""
     run.cluster.power.bmcs[run.client.slot].lies = True
     run.client.stop()
     _is_found(run)
 
 
 def _is_found(run: FaultRun) -> None:
-    """The judge complains of a client that is reclaimed, has its power on, and wakes up."""
+    """Checks that the judge complains when a reclaimed client with its power on wakes up."""
     run.planted = True
     rid = run.rid(run.client)
     run.is_fenced_and_reclaimed(rid)

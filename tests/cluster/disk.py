@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The shared disk: one sector for each host's stamps, and one for what was reclaimed of it.
+"""The shared disk: one sector for each host's stamps, and one for its reclaims.
 
-Hosts and judge use this file alike. Everything is read and written with O_DIRECT, so that neither
-sees what only its own page cache has.
+Both hosts and judge use this module. All reads and writes use O_DIRECT, so that nobody sees data
+that is only in their own page cache.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _CHECKSUM = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a host writes again and again, as the sign that it can."""
+    """A host writes stamps repeatedly to show that it can write."""
 
     slot: int
     rid: int
     counter: int
-    # Of the election that this host has won, if it leads, or the newest that it knows of.
+    # The term this host was elected for, if it leads, or the newest known.
     term: int
     leads: bool
-    # The rid of the host's mount before this one, if no leader has reclaimed it. 0 is none.
+    # The rid of the host's previous mount, if no leader has reclaimed it; otherwise 0.
     previous: int
-    # By the host's own clock, for people.
+    # By the host's own clock, for human readers.
     time: float
 
     def pack(self) -> bytes:
@@ -60,14 +60,14 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Reclaim:
-    """That a leader has taken over what a fenced mount held."""
+    """A record that a leader has taken over what a fenced mount held."""
 
     slot: int
     rid: int
     # The leader's own rid and slot.
     by: int
     by_slot: int
-    # The number of the last stamp that the leader read after the mount was fenced; -1 if the
+    # The number of the last stamp as read by the leader after the mount was fenced; -1 if the
     # host's next life had overwritten it.
     counter: int
 
@@ -103,7 +103,7 @@ def _reclaim(sector: bytes) -> Reclaim | None:
 
 @dataclass(frozen=True)
 class Content:
-    """The disk at one moment; None for a slot that was never written to."""
+    """The disk at one moment; None for a slot that was never written."""
 
     stamps: list[Stamp | None]
     reclaims: list[Reclaim | None]
@@ -115,16 +115,16 @@ class Content:
 
 
 class Disk:
-    """The shared disk; not to be used by two threads at a time."""
+    """The shared disk; not thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-        # What O_DIRECT reads and writes has to begin at a multiple of the sector's size.
+        # O_DIRECT needs buffers aligned to the sector size, which mmap provides.
         self._read = mmap.mmap(-1, 2 * PAGE)
         self._write = mmap.mmap(-1, PAGE)
 
     def read(self) -> Content:
-        """The whole content, by one read."""
+        """Reads the whole content at once."""
         os.preadv(self._file, [self._read], 0)
         data = self._read[:]
         sectors = [data[start : start + SECTOR] for start in range(0, 2 * PAGE, SECTOR)]
@@ -142,5 +142,5 @@ class Disk:
         self._put(stamp.pack(), stamp.slot * SECTOR)
 
     def write_reclaim(self, reclaim: Reclaim) -> None:
-        """Writes down that a mount was reclaimed."""
+        """Records that a mount was reclaimed."""
         self._put(reclaim.pack(), PAGE + reclaim.slot * SECTOR)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The cluster's hardware: hosts that are virtual machines, a switch, BMCs and outlets."""
+"""The cluster's hardware: virtual machines as hosts, a switch, BMCs and outlets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from machine import Machine, qemu_command, quoted
 # The lab's loopback, in a host's user-mode network.
 LOOPBACK = "10.0.2.2"
 
-# What ipmi_sim calls as `chassis 0x20 get power` or `chassis 0x20 set power 0`.
+# ipmi_sim calls this as `chassis 0x20 get power` or `chassis 0x20 set power 0`.
 CHASSIS = """#!/usr/bin/python3 -SE
 # SPDX-License-Identifier: GPL-2.0-only
 import socket
@@ -36,7 +36,7 @@ with socket.socket(socket.AF_UNIX) as lab:
 
 
 class Switch:
-    """An Ethernet switch on UNIX sockets, with a cable for each host that can be pulled out."""
+    """An Ethernet switch on UNIX sockets; each host's cable can be pulled out."""
 
     def __init__(self, folder: Path, ports: int) -> None:
         self._folder = folder
@@ -55,14 +55,14 @@ class Switch:
         while frame := self._sockets[source].recv(1 << 16):
             for port in range(len(self._sockets)):
                 if port != source and not {port, source} & self._pulled:
-                    # The host may be off, or not have fetched its frames for long.
+                    # The host may be off, or its queue may be full.
                     with contextlib.suppress(OSError):
                         self._sockets[source].sendto(
                             frame, socket.MSG_DONTWAIT, str(self._path(port, "host"))
                         )
 
     def options(self, port: int) -> list[str]:
-        """A host's side of the cable, for QEMU."""
+        """QEMU's options for a host's end of the cable."""
         host, switch = self._path(port, "host"), self._path(port, "switch")
         host.unlink(missing_ok=True)
         return [
@@ -99,7 +99,7 @@ class Host:
         self._devices = devices
         self._logs = logs
         self._journal = journal
-        # When its power came on last.
+        # When its power was last switched on.
         self.on_since = 0.0
         self._boots = 0
         self._lock = threading.RLock()
@@ -112,7 +112,7 @@ class Host:
             return self._qemu is not None and self._qemu.poll() is None
 
     def power_on(self) -> None:
-        """Switches it on, if it is off; it boots then."""
+        """Switches it on and boots it, unless it is already on."""
         with self._lock:
             if self.is_on:
                 return
@@ -138,7 +138,7 @@ class Host:
             ).start()
 
     def power_off(self) -> None:
-        """Switches it off. When this returns, nothing of it is left that could write."""
+        """Switches it off. When this returns, nothing is left that could write."""
         with self._lock:
             if self._qemu is None:
                 return
@@ -155,22 +155,22 @@ class Host:
                 self._qemu.send_signal(number)
 
     def stop(self) -> None:
-        """Stops it in the middle of whatever it does."""
+        """Stops it wherever it is."""
         self._signal(signal.SIGSTOP)
         self._journal.add(self.slot, "stopped")
 
     def go_on(self) -> None:
-        """Has it go on where it stopped; once its power is off, that does nothing."""
+        """Continues it where it stopped; does nothing if its power is off."""
         on = self.is_on
         self._signal(signal.SIGCONT)
         self._journal.add(self.slot, "goes-on" if on else "cannot-go-on")
 
     def continue_if_stopped(self) -> None:
-        """Has it go on, without a word in the journal."""
+        """Continues it without a journal entry."""
         self._signal(signal.SIGCONT)
 
     def command(self, text: str) -> None:
-        """Has the host's own program do something."""
+        """Sends a command to the host's own program."""
         self._journal.add(self.slot, "command", command=text)
         with self._lock:
             assert self._qemu and self._qemu.stdin
@@ -178,7 +178,7 @@ class Host:
             self._qemu.stdin.flush()
 
     def _listen(self, qemu: subprocess.Popen[bytes], output: Path) -> None:
-        """Notes what the host says, until it is off."""
+        """Records the host's output until it is off."""
         assert qemu.stdout
         with output.open("wb") as kept:
             for data in qemu.stdout:
@@ -193,7 +193,7 @@ class Host:
 
 
 class PowerSwitch:
-    """What can switch a host's power: its BMC, or its outlet."""
+    """A device that switches a host's power: its BMC or its outlet."""
 
     def __init__(self, kind: str, host: Host, folder: Path, socket_path: Path) -> None:
         self.kind = kind
@@ -201,15 +201,15 @@ class PowerSwitch:
         self.name = f"{kind}{host.slot}"
         folder.mkdir()
         self.bmc = Bmc(folder, CHASSIS.format(path=socket_path, name=self.name))
-        # It accepts every order and carries none out.
+        # Accepts every order but carries none out.
         self.is_stuck = False
-        # It does nothing, and says that the host is off.
+        # Does nothing, but reports that the host is off.
         self.lies = False
-        # What happens at the very moment of the next order, before it is carried out.
+        # Called once on the next order, before it is carried out.
         self.at_order: Callable[[], None] | None = None
 
     def ask(self, words: list[str], journal: Journal) -> str:
-        """Answers ipmi_sim, which wants to know the power's state or to change it."""
+        """Answers ipmi_sim's request to get or set the power state."""
         match words:
             case ["get", "power"]:
                 return f"power:{int(self.host.is_on and not self.lies)}\n"
@@ -247,12 +247,12 @@ class PowerRoom:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def begin(self) -> None:
-        """Returns once all answer."""
+        """Starts all simulators; returns once they answer."""
         for switch in self._switches.values():
             switch.bmc.begin()
 
     def end(self) -> None:
-        """Ends the simulators."""
+        """Stops the simulators."""
         for switch in self._switches.values():
             switch.bmc.end()
 
@@ -267,7 +267,7 @@ class PowerRoom:
             connection.sendall(self._switches[name].ask(words, self._journal).encode())
 
     def hosts_file(self, address: Callable[[int], str], password_file: Path) -> str:
-        """The agent's file of hosts: a BMC each, and an outlet as the second level."""
+        """The agent's hosts file: for each host a BMC, with an outlet as the second level."""
         sections = []
         for bmc, outlet in zip(self.bmcs, self.outlets, strict=True):
             name, slot = bmc.host.name, bmc.host.slot

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What has happened, by the lab's clock: all parts write it, faults wait for it."""
+"""The events so far, by the lab's clock: all parts add events, faults wait for them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 
 class FaultFailed(Exception):
-    """Something did not happen, or happened that must not."""
+    """An expected event did not happen, or a forbidden one did."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a host, or that it reported."""
+    """An event that happened to a host or was reported by it."""
 
-    # Seconds by the lab's monotonic clock, when the lab came to know of it.
+    # When the lab noticed it, in seconds of its monotonic clock.
     time: float
     host: int
     name: str
@@ -25,17 +25,17 @@ class Event:
 
     @property
     def rid(self) -> int:
-        """The rid that it is about; 0 is none."""
+        """The rid that it concerns, or 0."""
         return int(self.facts.get("rid", "0"), 16)
 
     @property
     def slot(self) -> int:
-        """The slot of the host that it is about, which need not be the one that reports it."""
+        """The slot of the host that it concerns, which may differ from the one that reports it."""
         return int(self.facts.get("slot", self.host))
 
 
 class Journal:
-    """Events in the order in which the lab came to know of them."""
+    """Events in the order in which the lab noticed them."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -43,7 +43,7 @@ class Journal:
         self._changed = threading.Condition()
 
     def add(self, host: int, name: str, **facts: object) -> Event:
-        """Notes that something has just happened."""
+        """Records an event that has just happened."""
         texts = {key: str(fact) for key, fact in facts.items()}
         with self._changed:
             event = Event(time.monotonic(), host, name, texts)
@@ -54,15 +54,15 @@ class Journal:
         return event
 
     def position(self) -> int:
-        """The index that the next event will get."""
+        """The index of the next event."""
         return len(self.events)
 
     def find(self, since: int, test: Callable[[Event], bool]) -> Event | None:
-        """The first event from a position on of which something is true."""
+        """The first event from `since` on that passes the test, or None."""
         return next((event for event in self.events[since:] if test(event)), None)
 
     def wait(self, what: str, since: int, within: float, test: Callable[[Event], bool]) -> Event:
-        """The first event from a position on of which something is true, once it is there."""
+        """Waits for an event from `since` on that passes the test."""
         end = time.monotonic() + within
         with self._changed:
             while not (event := self.find(since, test)):

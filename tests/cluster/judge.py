@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The judge: reads the shared disk from outside and compares it with what the leaders report.
+"""The judge: reads the shared disk from outside and compares it with the leaders' reports.
 
-A verdict never depends on comparing clocks. A leader that has got 0 from wait_fenced, or the
-request from next, reads the mount's slot after that and reports the counter of the stamp that it
-finds; the judge itself reads the slot again as soon as it has the leader's report. Both reads
-happen after the function has returned, so a stamp with a higher counter was written after it:
-whatever the judge complains of has happened. It misses a stamp that was written between that return
-and the leader's read, and stamps that the host's next mount has overwritten within one interval of
-the judge.
+A verdict never depends on comparing clocks. After wait_fenced has returned 0 or next has returned
+the request, the leader reads the mount's slot and reports the counter of the stamp there; the judge
+reads the slot again as soon as it gets the report. Both reads happen after the function has
+returned, so a stamp with a higher counter was written after that: everything that the judge
+complains about has happened. It misses stamps written between that return and the leader's read,
+and stamps that the host's next mount overwrites within one interval of the judge.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from journal import Event, Journal
 
 SECONDS_BETWEEN_READS = 0.005
 SECONDS_BETWEEN_CHECKS = 0.2
-# How long a host is silent before the leader misses it, how long the module keeps a request, and
-# what an emulated machine may take to notice either.
+# The silence before the leader misses a host, the module's timeout for a request, and the time
+# an emulated machine may need to notice either.
 SECONDS_OF_SILENCE = 4.0
 SECONDS_OF_A_REQUEST = 30.0
 SECONDS_TO_NOTICE = 6.0
@@ -32,7 +31,7 @@ BOUND = SECONDS_OF_SILENCE + SECONDS_OF_A_REQUEST + SECONDS_TO_NOTICE
 
 @dataclass
 class Life:
-    """What one mount has written: the stamps with its rid."""
+    """A mount's stamps: those with its rid."""
 
     slot: int
     rid: int
@@ -40,25 +39,25 @@ class Life:
     last: float
     counter: int
     leads: bool = False
-    # When the judge saw a new stamp. Stamps between two of its reads count as one.
+    # When the judge saw new stamps. Stamps between two of its reads count as one.
     seen: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Fenced:
-    """What a leader's report that a mount is fenced allows that mount."""
+    """The limit set for a mount by a leader's report that it is fenced."""
 
     time: float
-    # The highest counter that a stamp of the mount may have from then on.
+    # The highest counter allowed in the mount's stamps from then on.
     counter: int
-    # Counters of the stamps that break this, as far as the judge saw them.
+    # Counters of the stamps beyond that, as far as the judge saw them.
     late: list[int] = field(default_factory=list)
 
 
 class Judge:
-    """The verdict, from contents of the disk and events of the journal.
+    """Derives the verdict from the disk's contents and the journal's events.
 
-    Knows no threads and no clock; Watch feeds it.
+    Uses neither threads nor clocks; Watch feeds it.
     """
 
     def __init__(self) -> None:
@@ -66,13 +65,13 @@ class Judge:
         self.fenced: dict[int, Fenced] = {}
         self.reclaims: dict[int, Reclaim] = {}
         self.violations: list[str] = []
-        # The rid and term of the newest leader, and when its first stamp came.
+        # The rid and term of the newest leader, and the time of its first stamp.
         self._leader: tuple[int, int] | None = None
         self._leader_since = 0.0
         self._overdue: set[int] = set()
 
     def see(self, content: Content, now: float) -> None:
-        """Takes in what the disk holds at a moment."""
+        """Evaluates the disk's content at this time."""
         for stamp in content.stamps:
             if stamp:
                 self._see_stamp(stamp, now)
@@ -91,9 +90,9 @@ class Judge:
         self._check_stamps(life)
 
     def hear_fenced(self, event: Event) -> None:
-        """Takes in that a leader reports a mount as fenced.
+        """Evaluates a leader's report that a mount is fenced.
 
-        The caller has read the disk after the report came, and passed that to see().
+        The caller must have read the disk after the report arrived and passed the content to see().
         """
         life = self.lives.get(event.rid)
         counter = life.counter if life else 0
@@ -106,14 +105,14 @@ class Judge:
             self._check_stamps(life)
 
     def hear_reclaimed(self, event: Event) -> None:
-        """Takes in that a leader reports that it has reclaimed a mount."""
+        """Evaluates a leader's report that it has reclaimed a mount."""
         by = int(event.facts["by"], 16)
         self._see_reclaim(
             Reclaim(event.slot, event.rid, by, event.host, int(event.facts["counter"]))
         )
 
     def _check_stamps(self, life: Life) -> None:
-        """No stamp after "fenced"."""
+        """Checks that no stamp follows "fenced"."""
         fenced = self.fenced.get(life.rid)
         if fenced is None or life.counter <= fenced.counter:
             return
@@ -127,7 +126,7 @@ class Judge:
             fenced.late.append(life.counter)
 
     def _see_reclaim(self, reclaim: Reclaim) -> None:
-        """No mount is reclaimed by two leaders, or by a leader that is fenced."""
+        """Checks that no mount is reclaimed by two leaders or by a fenced leader."""
         known = self.reclaims.setdefault(reclaim.rid, reclaim)
         if known.by != reclaim.by:
             self.reclaims[reclaim.rid] = reclaim
@@ -142,9 +141,9 @@ class Judge:
             )
 
     def reclaimed_unfenced(self) -> list[str]:
-        """Mounts that were reclaimed though no leader reports them as fenced.
+        """Mounts that were reclaimed although no leader reported them as fenced.
 
-        A leader's report may come a moment after its write, so ask this when all is quiet.
+        A leader's report may arrive a moment after its write, so call this only at rest.
         """
         return [
             f"{rid:016x} was reclaimed, and no leader got it as fenced"
@@ -153,7 +152,7 @@ class Judge:
         ]
 
     def check_bound(self, now: float) -> None:
-        """Every silent mount is fenced within the bound, or the leader has stepped down."""
+        """Checks that silent mounts are fenced within the bound, or the leader has stepped down."""
         leader = self._leader and self.lives[self._leader[0]]
         if not (leader and leader.leads and now - leader.last < SECONDS_OF_SILENCE):
             return
@@ -173,7 +172,7 @@ class Judge:
         return max(lives, key=lambda life: life.first) if lives else None
 
     def lives_now(self, slot: int, now: float) -> bool:
-        """Whether a host writes, with a rid that is not fenced."""
+        """Whether a host writes with a rid that is not fenced."""
         life = self.life_of(slot)
         return life is not None and life.rid not in self.fenced and now - life.last < 1
 
@@ -188,7 +187,7 @@ class Judge:
 
 
 class Watch:
-    """Feeds a judge: reads the disk until it is closed, and listens to the journal."""
+    """Feeds a judge until closed: reads the disk and listens to the journal."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self.judge = Judge()
@@ -202,7 +201,7 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops reading."""
         self._over.set()
         self._thread.join()
 
@@ -215,7 +214,7 @@ class Watch:
                     self.judge.check_bound(now)
                     next_check = now + SECONDS_BETWEEN_CHECKS
                 news = self.judge.violations[self._reported :]
-            # Without the lock: the journal's listeners take it.
+            # Not under the lock, because the journal's listeners take it.
             for text in news:
                 self._journal.add(-1, "violation", text=text)
             self._reported += len(news)

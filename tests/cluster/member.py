@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One host of the cluster: runs in a virtual machine, as the only program beside the agent.
+"""One host of the cluster: runs in a virtual machine as the only program besides the agent.
 
 It stamps its slot of the shared disk, watches the other hosts, and leads the cluster if it is the
-lowest that lives. A leader calls the interface as scoutfs does: leaders before it are fenced
-before it begins, hosts that go silent are fenced meanwhile, and what they held is reclaimed.
+lowest live one. A leader calls the interface as scoutfs does: it has previous leaders fenced
+before it begins, has hosts fenced that go silent, and reclaims what they held.
 
-The lab reads what happens from standard output, as lines `@event key=value ...`, and writes
-commands to the same serial port.
+The lab reads events from standard output, as lines `@event key=value ...`, and writes commands to
+the same serial port.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ PORT = Path("/dev/ttyS1")
 AGENT = Path("/cluster/agent/scoutfs-fenced")
 CONFIGURATIONS = Path("/etc/scoutfs")
 HOSTS = CONFIGURATIONS / "scoutfs-fenced.hosts"
-# What Debian's kernels have as modules, in the order in which they depend on each other.
+# Drivers that are modules in Debian's kernels, in the order of their dependencies.
 DRIVERS = ("failover", "net_failover", "virtio_net", "virtio_blk")
 
 SECONDS_BETWEEN_STAMPS = 0.05
-# Every so many stamps the others are looked at, and hear of this host by the network.
+# After this many stamps this host reads the others' stamps and broadcasts its rid.
 STAMPS_BETWEEN_LOOKS = 4
-# A host that was not seen or heard for so long is silent.
+# A host that has not been seen or heard for this long is silent.
 SECONDS_OF_SILENCE = 4.0
-# A host whose stamp has changed since then is writing.
+# A host whose stamp has changed within this time is writing.
 SECONDS_BETWEEN_SURE_STAMPS = 1.0
-# A leader that hears no other host steps down before it takes the others for silent.
+# A leader that hears no other host steps down before it considers the others silent.
 SECONDS_TO_BE_ALONE = 3.0
-# One that has not stamped for so long was not running itself, and knows nothing of the others.
+# A host that has not stamped for this long was stopped itself, and knows nothing of the others.
 SECONDS_OF_OWN_SILENCE = 1.0
-# How long the fencing of former leaders may take.
+# Limit for fencing former leaders.
 MILLISECONDS_OF_ELECTION = 30_000
-# A leader that has stepped down lets others have a try.
+# A leader that has stepped down gives others a chance to lead.
 SECONDS_BETWEEN_TRIES = 2.0
 UDP_PORT = 7000
 
@@ -71,7 +71,7 @@ def address(slot: int) -> str:
 
 
 class Reporter:
-    """Writes lines for the lab; callers do not wait for the serial port."""
+    """Writes lines for the lab without making callers wait for the serial port."""
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -91,7 +91,7 @@ class Reporter:
 
 
 class Agent:
-    """The agent, which is started again when it ends, as systemd would."""
+    """Runs the agent, restarting it when it ends, as systemd would."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -118,19 +118,19 @@ class Agent:
             time.sleep(1)
 
     def kill(self) -> None:
-        """Ends it without a warning."""
+        """Kills it with SIGKILL."""
         if self._process:
             self._process.kill()
 
     def configure(self, name: str) -> None:
-        """Starts it anew with another configuration."""
+        """Restarts it with another configuration."""
         self._configuration = f"{name}.conf"
         self.kill()
 
 
 @dataclass
 class Peer:
-    """What this host knows of a slot: when its stamp last changed, and when it was last heard."""
+    """Another slot's last stamp, and when it last changed and was last heard."""
 
     stamp: Stamp
     seen: float
@@ -139,7 +139,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Missing:
-    """A mount that has to be fenced."""
+    """A mount to be fenced."""
 
     slot: int
     rid: int
@@ -147,7 +147,7 @@ class Missing:
 
 
 class SteppedDown(Exception):
-    """This host leads no more; the message says why."""
+    """This host no longer leads; the message says why."""
 
 
 class Member:
@@ -160,7 +160,7 @@ class Member:
         self._disk = Disk(SHARED)
         self._leaders_disk = Disk(SHARED)
         self._mount = Mount(Path("/mnt"), f"rid={self.rid:x},nosetup")
-        # As scoutfs has it: so the agent knows the rid of the mount that this host has.
+        # As scoutfs does, so that the agent knows the rid of this host's mount.
         result = self._mount.setup_under("own")
         assert result == 0, f"setup_under returned {result}"
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -174,16 +174,16 @@ class Member:
         self._term = 0
         self._leads = False
         self._not_before = 0.0
-        # By this host. What was last read from the disk may be older.
+        # Reclaimed by this host; the content last read from the disk may be older.
         self._reclaimed: set[int] = set()
         self._elections: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    # Being one of the hosts.
+    # Membership.
 
     def join(self) -> None:
-        """Waits until a leader has reclaimed what this host's life before held.
+        """Waits until a leader has reclaimed what this host's previous life held.
 
-        If no other host lives, this one joins as it is, and has that done itself if it leads.
+        If no other host lives, joins without that, and reclaims it itself if it leads.
         """
         self._look()
         last_life = time.monotonic()
@@ -208,7 +208,7 @@ class Member:
         self._reporter.event("joins", rid=f"{self.rid:016x}", previous=f"{self._previous:016x}")
 
     def run(self) -> None:
-        """Stamps for ever."""
+        """Writes stamps forever."""
         threading.Thread(target=self._serve_elections, daemon=True).start()
         self.join()
         parameters = os.sched_param(1)
@@ -262,7 +262,7 @@ class Member:
                 self._previous = 0
 
     def _trust_again(self, now: float) -> None:
-        """Gives every other host its whole time again."""
+        """Restarts the silence timers of all other hosts."""
         with self._lock:
             for peer in self._peers.values():
                 peer.seen = peer.heard = now
@@ -281,9 +281,9 @@ class Member:
     # Elections.
 
     def _is_cut_off(self, now: float) -> bool:
-        """Whether others write, and this host hears none of them: they are right to lead then.
+        """Whether others write but this host hears none of them: then it must not lead.
 
-        Hosts that do not write either are silent, which is no fault of this host's network.
+        Hosts that neither write nor are heard are silent, which is not this host's network's fault.
         """
         writing = [peer for peer in self._others() if self._writes(peer, now)]
         return bool(writing) and all(now - peer.heard > SECONDS_TO_BE_ALONE for peer in writing)
@@ -320,7 +320,7 @@ class Member:
             while self._leads_in(term):
                 self._serve()
         except SteppedDown as reason:
-            # A wait that ends because this host has stepped down already is no reason.
+            # Ignore the end of a wait that this host's own step-down has caused.
             if self._leads_in(term):
                 why = str(reason)
         self._mount.stop()
@@ -330,11 +330,11 @@ class Member:
         self._reporter.event("steps-down", rid=f"{self.rid:016x}", term=term, why=why)
 
     def _leads_in(self, term: int) -> bool:
-        """Whether this host leads and was not elected again meanwhile."""
+        """Whether this host still leads in this term."""
         return self._leads and self._term == term
 
     def _missing(self) -> list[Missing]:
-        """The mounts that hold something and are silent, or that another life has followed."""
+        """The unreclaimed mounts that are silent, unheard or replaced by the host's next life."""
         return list(self._find_missing(time.monotonic()))
 
     def _find_missing(self, now: float) -> Iterator[Missing]:
@@ -351,11 +351,11 @@ class Member:
                     reason = QUORUM_BLOCK_LEADER if stamp.leads else CLIENT_RECOVERY
                     yield Missing(slot, stamp.rid, reason)
                 elif now - peer.heard > SECONDS_OF_SILENCE and self._writes(peer, now):
-                    # It writes, and is not heard.
+                    # It writes but is not heard.
                     yield Missing(slot, stamp.rid, CLIENT_RECONNECT)
 
     def _take_over(self) -> None:
-        """Has former leaders fenced: they may still believe that they lead."""
+        """Has former leaders fenced, as they may still believe that they lead."""
         former = [missing for missing in self._missing() if missing.reason == QUORUM_BLOCK_LEADER]
         self._asked: dict[int, Missing] = {}
         self._start(former)
@@ -376,7 +376,7 @@ class Member:
             )
 
     def _serve(self) -> None:
-        """Asks for those that have gone silent, and reclaims one that is fenced."""
+        """Requests fencing of newly missing mounts, and reclaims one that is fenced."""
         known = self._asked.keys() | self._reclaimed
         self._start([mount for mount in self._missing() if mount.rid not in known])
         left = self._mount.returns("wait_next 200")
@@ -392,11 +392,11 @@ class Member:
         self._reclaim(self._asked[finished.rid])
 
     def _report_fenced(self, mount: Missing, by: str) -> int:
-        """Reports what wait_fenced or next has returned, and the slot's counter after that.
+        """Reports a mount that wait_fenced or next returned as fenced, with its slot's counter.
 
-        -1 is the counter if another mount writes there by now.
+        The counter is -1 if another mount has written there since.
         """
-        # None is one that is just being written.
+        # None means that a write is in progress.
         while (stamp := self._leaders_disk.read().stamps[mount.slot]) is None:
             pass
         counter = stamp.counter if stamp.rid == mount.rid else -1
@@ -406,7 +406,7 @@ class Member:
         return counter
 
     def _reclaim(self, mount: Missing) -> None:
-        """All that there is to take over here is the number of the mount's last stamp."""
+        """Reclaims a mount: all there is to take over is the number of its last stamp."""
         counter = self._report_fenced(mount, "next")
         self._leaders_disk.write_reclaim(
             Reclaim(mount.slot, mount.rid, self.rid, self.slot, counter)
@@ -426,7 +426,7 @@ class Member:
 
 
 def set_up_network(slot: int) -> None:
-    """One network for the cluster, and one in which the BMCs are."""
+    """Sets up a network for the cluster and one for the BMCs."""
     for command in (
         f"ip addr add {address(slot)}/24 broadcast 10.0.0.255 dev eth0",
         "ip link set eth0 up",
@@ -437,11 +437,11 @@ def set_up_network(slot: int) -> None:
 
 
 def tell_which_host_this_is(slot: int) -> None:
-    """Adds the loopback address to this host's section of the agent's file of hosts.
+    """Adds the loopback address to this host's section of the agent's hosts file.
 
-    A host that boots and leads has its own former mount fenced. The agent answers that its boot has
-    done so, if it surely is this host's: from its records, which a host without a root disk
-    loses, or because the file says which host it is on.
+    A host that boots and leads has its own former mount fenced. The agent replies that the boot has
+    done so if it is sure that the mount was this host's: from its records, which a host without a
+    root disk loses, or because the file says which host this is.
     """
     own = f"address = {address(slot)}\n"
     text = HOSTS.read_text()
@@ -450,7 +450,7 @@ def tell_which_host_this_is(slot: int) -> None:
 
 
 def report_threads(reporter: Reporter) -> None:
-    """Reports where each thread is, in this program and in the kernel."""
+    """Reports each thread's stack in this program and in the kernel."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -463,9 +463,9 @@ def report_threads(reporter: Reporter) -> None:
 
 
 def obey(agent: Agent, reporter: Reporter) -> None:
-    """Carries out the lab's commands."""
+    """Executes the lab's commands."""
     with PORT.open() as port:
-        # Else the port echoes each command into what this host reports.
+        # Otherwise the port would echo each command into this host's output.
         tty.setraw(port)
         for line in port:
             command = line.strip()
@@ -482,7 +482,7 @@ def obey(agent: Agent, reporter: Reporter) -> None:
 
 
 def die(reporter: Reporter, error: BaseException | None) -> NoReturn:
-    """Reports what no part of the program expected, and ends it, whichever thread it was."""
+    """Reports an unexpected error in any thread and exits."""
     for line in traceback.format_exception(error):
         reporter.line(line.rstrip())
     reporter.event("died", why=repr(error).replace(" ", "_"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The judge's verdicts, on disks and reports that are made up."""
+"""The judge's verdicts on made-up disks and reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEADER, CLIENT, OTHER = 0xAAAA, 0xCCCC, 0xBBBB
 
 
 class Scene:
-    """A leader in slot 0 and a client in slot 1, which stamp when asked to."""
+    """A leader in slot 0 and a client in slot 1 that stamp on request."""
 
     def __init__(self) -> None:
         self.judge = Judge()
@@ -24,12 +24,12 @@ class Scene:
         self.stamp(0.0, Stamp(1, CLIENT, 1, 1, False, 0, 0.0))
 
     def stamp(self, now: float, stamp: Stamp) -> None:
-        """A mount writes, and the judge reads."""
+        """Lets a mount write a stamp and the judge read it."""
         self.content.stamps[stamp.slot] = stamp
         self.judge.see(self.content, now)
 
     def again(self, now: float, slot: int) -> None:
-        """The mount in a slot writes its next stamp."""
+        """Lets the mount in a slot write its next stamp."""
         stamp = self.content.stamps[slot]
         assert stamp
         self.stamp(now, replace(stamp, counter=stamp.counter + 1))
@@ -82,7 +82,7 @@ def test_a_stamp_between_the_leaders_read_and_the_judges_is_found() -> None:
 
 
 def test_stamps_up_to_the_leaders_read_are_allowed() -> None:
-    """A report that the judge hears late is no excuse for it to accuse the mount."""
+    """The judge must not accuse a mount because a report arrives late."""
     scene = Scene()
     scene.again(4.0, 1)
     scene.fenced(4.2, counter=2)
@@ -101,7 +101,7 @@ def test_the_lower_of_two_leaders_counters_holds() -> None:
 
 
 def test_a_slot_that_the_next_mount_overwrote_says_nothing_of_the_first() -> None:
-    """The leader then reports -1, and the judge goes by what it saw itself."""
+    """The leader then reports -1, and the judge uses what it saw itself."""
     scene = Scene()
     scene.stamp(5.0, Stamp(1, OTHER, 1, 1, False, CLIENT, 0.0))
     scene.fenced(5.1, counter=-1)
@@ -126,7 +126,7 @@ def test_two_leaders_that_reclaim_one_mount_are_found() -> None:
 
 
 def test_a_second_reclaim_that_only_the_report_tells_of_is_found() -> None:
-    """The judge may miss a sector that is overwritten at once."""
+    """The judge may miss a sector that is overwritten immediately."""
     scene = Scene()
     scene.fenced(5.0)
     scene.reclaim(5.1)

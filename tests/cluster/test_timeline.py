@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The picture of a fault."""
+"""The drawing of a fault."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_happened_is_in_it() -> None:
 
 
 def test_late_stamps_are_red() -> None:
-    """Only those: the stamps before are as good as ever."""
+    """Only late ones: earlier stamps keep their colour."""
     honest = draw("title", *watched(late=False), leader=0)
     lie = draw("title", *watched(late=True), leader=0)
     red = f'stroke="{WRONG}"/>'

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Draws one fault as SVG, from the journal and the judge's record of the disk.
 
-A lane for each host, a tick for each stamp that the judge saw. Bars behind the ticks show when the
-host was silent, when its power was off, and from when on its old mount may write no more; a tick
-there is a violation. What happened stands above, each with a line to the lane of the host that
-it happened to.
+Each host has a lane, with a tick for each stamp that the judge saw. Bars behind the ticks show when
+the host was silent, when its power was off, and from when its old mount must not write; a tick
+there is a violation. Events are listed above, each with a line to the lane of its host.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from judge import Judge
 
 WIDTH = 1100
 LEFT = 90
-# Labels of the last moments reach beyond the lanes.
+# The last labels extend beyond the lanes.
 RIGHT = 160
 LANE = 46
 GAP = 22
-# A label's line of text, and the width of one of its characters, which has to be guessed.
+# The height of a label's line, and a guess at the width of a character.
 LINE = 19
 CHARACTER = 7.0
 SECONDS_BEFORE = 1.5
-# A longer gap between two stamps means that the host has missed several.
+# A longer gap between stamps means that the host has missed several.
 SECONDS_OF_SILENCE = 0.5
 
 INK, FAINT, WRITES, WRONG = "#1f2328", "#8c959f", "#1a7f37", "#cf222e"
 SILENT, OFF, FENCED = "#fff1c2", "#8c959f", "#d6ecff"
 
-# Events that are drawn: label and colour.
+# The events to draw, with label and colour.
 LABELS = {
     "stopped": ("stopped", WRONG),
     "cable-out": ("cable pulled out", WRONG),
@@ -55,19 +54,19 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Span:
-    """Part of a lane, in seconds of the lab's clock."""
+    """A section of a lane, in seconds of the lab's clock."""
 
     begin: float
     end: float
 
 
 class Picture:
-    """Turns seconds and hosts into coordinates, and collects what is drawn."""
+    """Maps seconds and hosts to coordinates, and collects the drawing's elements."""
 
     def __init__(self, begin: float, end: float, slots: int) -> None:
         self.begin, self.end, self.slots = begin, end, slots
         self._parts: list[str] = []
-        # Set once the labels above are laid out.
+        # Set once the labels above the lanes are laid out.
         self.top = 0.0
 
     def x(self, time: float) -> float:
@@ -122,7 +121,7 @@ class Picture:
 
 
 def silences(judge: Judge, slot: int, begin: float, end: float) -> Iterator[Span]:
-    """When a host wrote nothing."""
+    """The times when a host wrote nothing."""
     seen = sorted(time for life in judge.lives.values() if life.slot == slot for time in life.seen)
     times = [*(time for time in seen if begin <= time <= end), end]
     last = begin
@@ -133,7 +132,7 @@ def silences(judge: Judge, slot: int, begin: float, end: float) -> Iterator[Span
 
 
 def powerless(events: Sequence[Event], slot: int, end: float) -> Iterator[Span]:
-    """When a host's power was off; it was on at the beginning."""
+    """The times when a host's power was off; it was on at the beginning."""
     off = None
     for event in events:
         if event.host == slot and event.name == "power-off":
@@ -146,7 +145,7 @@ def powerless(events: Sequence[Event], slot: int, end: float) -> Iterator[Span]:
 
 
 def draw(title: str, events: Sequence[Event], judge: Judge, leader: int) -> str:
-    """The picture of one fault's events, as text."""
+    """Draws a fault's events; returns the SVG's text."""
     zero = events[0].time
     begin = zero - SECONDS_BEFORE
     end = max([life.last for life in judge.lives.values()] + [event.time for event in events])
@@ -168,10 +167,10 @@ def draw(title: str, events: Sequence[Event], judge: Judge, leader: int) -> str:
 def lay_out(
     picture: Picture, events: Sequence[Event], zero: float
 ) -> Iterator[tuple[int, float, str, Event]]:
-    """Rows for the labels, counted from the lanes up: none covers another, or another's line.
+    """Assigns rows to labels, counted up from the lanes; no label covers another or its line.
 
-    From right to left, as a label's line goes down at its left end: it then passes all that are
-    below, and a label only has to keep clear of those in its own row and above.
+    Works from right to left, because a label's line goes down at its left end: it passes all labels
+    below, so a label only has to avoid those in its own row and above.
     """
     drawn = [event for event in events if event.name in LABELS]
     # The left end of the leftmost label in each row.
@@ -193,9 +192,9 @@ def lay_out(
 
 
 def draw_label(picture: Picture, y: float, x: float, text: str, event: Event) -> None:
-    """A label, and the line down to the lane of the host that it is about."""
+    """Draws a label, and the line down to the lane of its host."""
     colour = LABELS[event.name][1]
-    # The judge complains of what the host of its text does.
+    # A violation's host is named in its text.
     slot = event.slot
     if event.name == "violation":
         slot = int(event.facts["text"].removeprefix("host").split()[0]) - 1
@@ -208,7 +207,7 @@ def draw_label(picture: Picture, y: float, x: float, text: str, event: Event) ->
 def draw_lane(
     picture: Picture, events: Sequence[Event], judge: Judge, slot: int, leads: bool
 ) -> None:
-    """A host: its name, its bars, and its stamps."""
+    """Draws a host's name, bars and stamps."""
     y = picture.y(slot)
     picture.text(16, y + LANE / 2, f"host{slot + 1}", 'font-weight="bold"')
     if leads:
@@ -241,7 +240,7 @@ def draw_lane(
 
 
 def draw_axis(picture: Picture, zero: float) -> None:
-    """Seconds since the fault, below the lanes."""
+    """Draws the axis below the lanes, in seconds since the fault."""
     y = picture.bottom + 14
     span = picture.end - picture.begin
     step = next(step for step in (1, 2, 5, 10, 20, 60) if span / step <= 20 or step == 60)
@@ -256,7 +255,7 @@ def draw_axis(picture: Picture, zero: float) -> None:
 
 
 def draw_legend(picture: Picture) -> None:
-    """What ticks and bars mean."""
+    """Explains ticks and bars."""
     y = picture.bottom + 66
     x = float(LEFT)
     for colour, width, text in (

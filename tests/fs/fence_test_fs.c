@@ -482,7 +482,7 @@ static const struct fence_test_command fence_test_commands[] = {
 	{ "start", 3, call_start },		/* RID IPV4 REASON */
 	{ "start_addr", 3, call_start_addr },	/* RID IPV4|IPV6|family:NUMBER|none REASON */
 	{ "next", 0, call_next, .atomic = true },
-	{ "next_null", 1, call_next_null },	/* rid, reason or error: the pointer that is NULL */
+	{ "next_null", 1, call_next_null },	/* rid, reason or error: the null pointer */
 	{ "wait_next", 1, call_wait_next },	/* MILLISECONDS */
 	{ "wait_next_jiffies", 1, call_wait_next_jiffies, .atomic = true },	/* JIFFIES */
 	{ "drained", 1, call_drained, .atomic = true },	/* 0 or 1: initial value of error */
