@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A fence agent that does what a case wants."""
+"""A fence agent with programmable behaviour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scoutfs_fenced.hosts import Device, Value
 
-# Ends as the files named by its action say, and tells what it was given.
+# Runs the file named after its action, if any, and records its input.
 FAKE = """#!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 cd {folder}
@@ -26,7 +26,7 @@ esac
 exit 1
 """
 
-# What it says of itself; a case may write another file.
+# Its metadata; a case may write another file.
 METADATA = """<?xml version="1.0" ?>
 <resource-agent name="fence_it"><parameters>
 <parameter name="action" required="1"/>
@@ -46,7 +46,7 @@ SECRET = "hunter2 & co"
 
 
 class Fake:
-    """A fence agent made for the purpose, and the level that calls it."""
+    """A fake fence agent, and the level that calls it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -60,12 +60,12 @@ class Fake:
         self.secret.write_text(SECRET)
 
     def does(self, action: str, script: str) -> Fake:
-        """What else it does for this action, in place of what it usually does where it exits."""
+        """Adds a script to this action; if the script exits, it replaces the default behaviour."""
         (self.folder / f"do.{action}").write_text(script)
         return self
 
     def says(self, old: str, new: str) -> Fake:
-        """Has other metadata."""
+        """Replaces text in its metadata."""
         path = self.folder / "metadata"
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))

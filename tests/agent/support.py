@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A world for the agent: a folder that looks like /sys, commands, a configuration, and the log."""
+"""A world for the agent: a folder that imitates /sys, commands, a configuration, and the log."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MOUNT = "scoutfs/f.000001.r.000002"
 
 
 def rid(number: int) -> str:
-    """Some rid."""
+    """A made-up rid."""
     return f"00c0ffee{number:08x}"
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 20) -> None:
-    """Waits until something is true."""
+    """Waits until a condition holds."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
@@ -36,7 +36,7 @@ def until(true: Callable[[], Any], what: str, seconds: float = 20) -> None:
 
 
 def alive(pid: str) -> bool:
-    """Whether a process runs; one that ended may wait for its parent."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -44,7 +44,7 @@ def alive(pid: str) -> bool:
 
 
 class Agent:
-    """An agent that runs, and what it has logged so far."""
+    """A running agent and its log so far."""
 
     def __init__(
         self, world: World, environment: dict[str, str], output: int | None = None
@@ -71,7 +71,7 @@ class Agent:
         return [line for line in self.log().splitlines() if re.search(pattern, line)]
 
     def says(self, pattern: str, seconds: float = 20) -> Agent:
-        """Waits until it has logged something."""
+        """Waits until it has logged a line that matches."""
         what = f"the agent says {pattern}"
         until(lambda: self.lines(pattern) or self.process.poll() is not None, what, seconds)
         assert self.lines(pattern), f"{what}, but it said: {self.log()}"
@@ -89,7 +89,7 @@ class Agent:
 
 
 class World:
-    """All that an agent deals with."""
+    """The environment of an agent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,9 +112,9 @@ class World:
         reason: str = "client_recovery",
         built_in: bool = False,
     ) -> Path:
-        """Makes a request's directory, which is complete once it can be found.
+        """Makes a request's directory, which appears complete.
 
-        scoutfs with its fencing built in shows one address, the module both.
+        With built-in fencing scoutfs shows one address, the module both.
         """
         values = {
             "rid": rid,
@@ -136,38 +136,38 @@ class World:
         return directory
 
     def timeout(self, seconds: float) -> None:
-        """Says how long the kernel waits."""
+        """Sets the kernel's timeout."""
         parameters = self.sysfs / "module" / "scoutfs_fence" / "parameters"
         parameters.mkdir(parents=True, exist_ok=True)
         (parameters / "timeout_ms").write_text(f"{seconds * 1000:.0f}\n")
 
     def command(self, script: str, name: str = "fence-command") -> Path:
-        """Writes an executable file for the shell, which may note things in ./record."""
+        """Writes a shell script, which may append lines to ./record."""
         path = self.folder / name
         path.write_text(f"#!/bin/sh\ncd {self.folder}\n{script}\n")
         path.chmod(0o755)
         return path
 
     def configure(self, script: str, **values: object) -> None:
-        """Sets what the agent is to do; a name is one of SCOUTFS_FENCED_NAME."""
+        """Writes the configuration; each name=value sets SCOUTFS_FENCED_NAME."""
         values = {"delay": 0.05, "run": self.command(script), **values}
         self.configuration.write_text(
             "".join(f"SCOUTFS_FENCED_{name.upper()}='{value}'\n" for name, value in values.items())
         )
 
     def begin(self, output: int | None = None, **environment: str) -> Agent:
-        """Starts an agent, which may not get far."""
+        """Starts an agent, which may fail early."""
         agent = Agent(self, environment, output)
         self._agents.append(agent)
         return agent
 
     def agent(self, script: str = "exit 0", **values: object) -> Agent:
-        """An agent that serves with this command."""
+        """Starts an agent with this command; returns it once it serves."""
         self.configure(script, **values)
         return self.begin().says("serving fence requests")
 
     def remembers(self, text: str) -> bool:
-        """Whether the agent has written this down."""
+        """Whether the agent has recorded this."""
         records = self.state / "records"
         return records.exists() and text in records.read_text()
 
@@ -188,7 +188,7 @@ class World:
 
 
 def result(directory: Path) -> str:
-    """What the kernel was told."""
+    """The result reported to the kernel."""
     told = [name for name in ("fenced", "error") if (directory / name).read_text() == "1\n"]
     return ",".join(told)
 
@@ -198,7 +198,7 @@ def until_result(directory: Path, wanted: str, seconds: float = 20) -> None:
 
 
 def remove(directory: Path) -> None:
-    """What the kernel does when a request is dropped: it goes in one step."""
+    """Removes a request's directory atomically, as the kernel does."""
     gone = directory.parents[4] / f"gone-{time.monotonic_ns()}"
     directory.rename(gone)
     shutil.rmtree(gone)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases for the test of a configuration and its devices."""
+"""Cases for checking a configuration and its devices."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fake import SECRET, Fake
 from scoutfs_fenced import check, configuration, devices
 from scoutfs_fenced.check import run_checks
 
-# Two hosts have no device in common.
+# Gives each host a device of its own.
 NUMBERS = itertools.count(1)
 
 
 def checked(folder: Path, *levels: str, more: str = "", only: str | None = None) -> int:
-    """How many devices of hosts with one level each are not well."""
+    """Checks hosts with one level each; returns the number of bad devices."""
     sections = [
         f"[node{number}]\naddress = 10.0.0.{number}, fd00::{number}\n{text}"
         for number, text in enumerate(levels, 1)
@@ -42,7 +42,7 @@ def lines_of(fake: Fake, *more: str) -> str:
 
 @pytest.fixture(autouse=True)
 def up(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The addresses of hosts that are up, whatever the network here says."""
+    """The addresses of hosts that count as up, regardless of the real network."""
     addresses: set[str] = set()
 
     async def answers(address: object) -> bool:
@@ -56,7 +56,7 @@ def up(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_off_of_a_host_that_is_up(
     tmp_path: Path, up: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A device that says off of a host that is up is another's, and counted; --host is one host."""
+    """A device that reports off for a live host is another's, and counted; --host checks one."""
     off, on = Fake(tmp_path / "off"), Fake(tmp_path / "on").does("status", "exit 0")
     up |= {"fd00::1", "10.0.0.2"}
     levels = [lines_of(off), lines_of(on)]
@@ -69,7 +69,7 @@ def test_off_of_a_host_that_is_up(
 
 
 def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each device is asked for the status and has a line; those that fail are counted."""
+    """Each device is asked for its status and gets a line; failing ones are counted."""
     on = Fake(tmp_path / "on").does("status", "exit 0")
     off = Fake(tmp_path / "off")
     fails = Fake(tmp_path / "fails").does("status", 'echo "password is $input"; exit 1')
@@ -89,7 +89,7 @@ def test_every_device_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_devices_are_asked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Devices are asked side by side, as many as may be."""
+    """Devices are asked in parallel, as many as allowed."""
     slow = Fake(tmp_path / "slow").does("status", "sleep 1; exit 0")
     levels = [lines_of(slow) for _ in range(8)]
     begin = time.monotonic()
@@ -104,7 +104,7 @@ def test_devices_are_asked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_devices_of_one_address_are_asked_one_at_a_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Outlets of one device take one login, also here; waiting for that is no failure of theirs."""
+    """Outlets share a device's single login here too; waiting for it is not a failure."""
     outlets = Fake(tmp_path / "outlets")
     outlets.does("status", "echo begin >>calls; sleep 0.5; echo end >>calls; exit 0")
     common = f"agent = {outlets.agent}\nip = 10.0.9.200\nlimit = 4\n"
@@ -114,7 +114,7 @@ def test_devices_of_one_address_are_asked_one_at_a_time(
 
 
 def test_the_command_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The fence command is looked at, and not run."""
+    """The fence command is inspected but not run."""
     command = tmp_path / "command"
     command.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
     command.chmod(0o755)
@@ -124,7 +124,7 @@ def test_the_command_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_real_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With fence_ipmilan: a BMC that is well, a wrong word, a wrong port and a wrong password."""
+    """With fence_ipmilan: a good BMC, a wrong word, a wrong port and a wrong password."""
     bmc = Bmc(tmp_path)
     wrong = tmp_path / "wrong"
     wrong.touch(mode=0o600)

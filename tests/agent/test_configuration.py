@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is taken from a configuration, and what is refused, in which line."""
+"""What a configuration sets, and which mistakes are refused at which line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Reader:
         return asyncio.run(configuration.read(str(self.path), self.said.append))
 
     def refusal(self, text: str) -> tuple[int | None, str]:
-        """The line and what is wrong with it."""
+        """The refused line and the mistake in it."""
         with pytest.raises(ConfigurationError) as refused:
             self.read(text)
         where = f"{self.path}" + (f", line {refused.value.line}" if refused.value.line else "")
@@ -166,7 +166,7 @@ def test_what_sleep_refuses_is_no_delay(reader: Reader, value: str) -> None:
 
 
 def test_what_a_command_fences(reader: Reader) -> None:
-    """A host, but for one that reads which mount it is to fence, or if the file says otherwise."""
+    """A command fences a host, unless it reads the rid or the file says otherwise."""
     unmount = reader.path.parent / "unmount"
     unmount.write_text('#!/bin/sh\numount_rid "$SCOUTFS_FENCED_REQ_RID"\n')
     unmount.chmod(0o755)
@@ -223,7 +223,7 @@ def test_a_command_that_is_not_executable(reader: Reader, command: str) -> None:
 
 def test_a_mistake_in_the_shells_language(reader: Reader) -> None:
     line, what = reader.refusal(f"{RUN}\nSCOUTFS_FENCED_RUN_ARGS='x\n")
-    assert line in (3, 4)  # Where a shell notices differs.
+    assert line in (3, 4)  # Shells differ in where they notice it.
     assert what.startswith("the shell says: unexpected EOF")
     assert reader.refusal(f"{RUN}if true; then\n)\nfi\n")[0] == 3
 
@@ -256,7 +256,7 @@ def test_one_that_ends_the_shell_as_failed(reader: Reader) -> None:
     "more",
     [
         "",
-        # As the shell says it if SIGTERM reaches what it waits for before it reaches the shell.
+        # The shell's message if SIGTERM reaches its child before it reaches the shell.
         "trap 'echo \"$1: line 2: 123 Terminated  sleep 60\"; exit' TERM\n",
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases for fence devices: agents made for the purpose, and fence_ipmilan with a simulated BMC."""
+"""Cases for fence devices: fake agents, and fence_ipmilan with a simulated BMC."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def other(tmp_path: Path) -> Fake:
 
 
 class Outcome:
-    """What came of fencing by some devices; those of one level have to be off together."""
+    """Fences by some devices and holds the outcome; devices of a level must be off together."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Outcome:
         self.done: list[str] = []
         self.said: list[str] = []
         self.by = self.problem = ""
-        # Seconds until the proof.
+        # Seconds until proven.
         self.proven = 0.0
         numbers = sorted({each.level for each in given})
         levels = [Level(n, [each for each in given if each.level == n]) for n in numbers]
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def test_off_and_then_status_prove_it(fake: Fake) -> None:
-    """The host is switched off, and its status is asked for, with all parameters both times."""
+    """The host is switched off, then its status is read, with all parameters both times."""
     outcome = Outcome(fake.level())
     assert outcome.by == "proven off at node1 level 1 by fence_it"
     assert fake.actions() == ["off", "status"]
@@ -101,8 +101,8 @@ def test_off_and_then_status_prove_it(fake: Fake) -> None:
     ],
 )
 def test_nothing_else_counts(fake: Fake, action: str, script: str, problem: str) -> None:
-    """Only an `off` that succeeds, and then a status that is off, are a proof."""
-    # One that hangs needs some of its time before that.
+    """Only a successful `off` followed by the status off is a proof."""
+    # A status that hangs needs some time before it.
     limit = 6 if "sleep" in script else 3
     outcome = Outcome(fake.does(action, script).level(limit=limit))
     assert not outcome.by
@@ -123,7 +123,7 @@ def test_nothing_else_counts(fake: Fake, action: str, script: str, problem: str)
     ],
 )
 def test_off_that_fails(fake: Fake, script: str, problem: str) -> None:
-    """The state decides: an `off` that fails proves nothing if the host is on, and may if not."""
+    """The state decides: a failed `off` proves nothing if the host is on, but may if it is off."""
     assert Outcome(fake.does("off", script).level(limit=3)).by
     fake.does("status", "exit 0")
     outcome = Outcome(fake.level(limit=3))
@@ -132,7 +132,7 @@ def test_off_that_fails(fake: Fake, script: str, problem: str) -> None:
 
 
 def test_status_is_asked_until_it_is_off(fake: Fake) -> None:
-    """A status that fails once, or a host that takes a moment, is no failure."""
+    """A status that fails once, or a host that is slow to go off, is not a failure."""
     count = "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) >n; "
     fake.does("status", count + "[ $n != 0 ] || exit 1; [ $n != 1 ] || exit 0")
     assert Outcome(fake.level()).by
@@ -141,7 +141,7 @@ def test_status_is_asked_until_it_is_off(fake: Fake) -> None:
 
 @pytest.mark.parametrize("text", ["usage: fence_it [-h]", "Traceback (most recent call last):"])
 def test_status_that_complains_is_no_answer(fake: Fake, text: str) -> None:
-    """Exit status 2 with a usage or a stack trace is asked once more, and then is no "off"."""
+    """Exit status 2 with a usage text or stack trace is retried once, and never means "off"."""
     fake.does("status", f"[ -e once ] || {{ touch once; echo '{text}'; exit 2; }}")
     assert Outcome(fake.level()).by
     assert fake.actions() == ["off", "status", "status"]
@@ -152,7 +152,7 @@ def test_status_that_complains_is_no_answer(fake: Fake, text: str) -> None:
 
 
 def test_agent_that_cannot_be_run(fake: Fake) -> None:
-    """A fence agent that has gone is a failure, with the line to mend."""
+    """A missing fence agent is a failure that names the line to fix."""
     level = fake.level()
     fake.agent.unlink()
     assert "hosts, line 3: there is no fence agent" in Outcome(level).problem
@@ -171,14 +171,14 @@ def test_agent_that_cannot_be_run(fake: Fake) -> None:
     ],
 )
 def test_metadata_decides(fake: Fake, old: str, new: str, problem: str) -> None:
-    """What the agent's metadata does not allow is refused with its line, and nothing is called."""
+    """Settings not allowed by the agent's metadata are refused with their line before any call."""
     outcome = Outcome(fake.says(old, new).level(action="reboot"))
     assert re.search(problem, outcome.problem), outcome.problem
     assert not fake.actions()
 
 
 def test_level_of_two_devices(fake: Fake, other: Fake) -> None:
-    """Both have to be off, both are switched at once, and both are on again after the proof."""
+    """Both must be off, both are switched at once, and both are on again after the proof."""
     fake.does("off", "sleep 1")
     other.does("off", "sleep 1")
     pair = [
@@ -195,7 +195,7 @@ def test_level_of_two_devices(fake: Fake, other: Fake) -> None:
 
 
 def test_level_that_prepares(fake: Fake, other: Fake) -> None:
-    """It proves nothing, has no status, and the next level begins after its end."""
+    """It proves nothing, has no status, and the next level starts after it ends."""
     fake.says('<action name="status"/>', "").does("off", "sleep 1")
     other.does("off", f"cp {fake.folder}/actions .")
     outcome = Outcome(fake.level(prepare=True), other.level(level=2), seconds=12)
@@ -205,17 +205,17 @@ def test_level_that_prepares(fake: Fake, other: Fake) -> None:
 
 
 def test_device_that_lets_hosts_in(fake: Fake, tmp_path: Path) -> None:
-    """Its "off" counts only of a host that it was seen to let in; and `off` has to succeed."""
+    """Its "off" counts only for a host once seen to be let in, and `off` must succeed."""
     fake.says('automatic="0"', 'automatic="1"')
     level = fake.level(unfence=True, limit=4)
     assert "never seen to be on" in Outcome(level, folder=str(tmp_path)).problem
     assert fake.actions() == ["status"]
-    # The host is let in: what `off` does is proven then, and known to the next agent.
+    # The host was let in, so that `off` is a proof, and the next agent knows that it was.
     fake.does("status", "[ -e gone ] || exit 0").does("off", "touch gone; exit 1")
     assert "nothing shows" in Outcome(level, folder=str(tmp_path)).problem
     (fake.folder / "gone").unlink()
     assert Outcome(fake.does("off", "touch gone").level(unfence=True), folder=str(tmp_path)).by
-    # Later it says "off", and whether it keeps anyone out is not known.
+    # Later it reports "off", but it is unknown whether it keeps anyone out.
     assert "no such device for this host" in Outcome(level, folder=str(tmp_path)).problem
 
 
@@ -231,7 +231,7 @@ def test_turns() -> None:
 
 
 def test_levels_that_do_not_fit_overlap(fake: Fake, other: Fake) -> None:
-    """A first level that hangs leaves the last one its five seconds."""
+    """A hanging first level leaves the last one its five seconds."""
     fake.does("off", "sleep 100")
     outcome = Outcome(fake.level(), other.level(level=2), seconds=30, due=5.5)
     assert outcome.by == "proven off at node1 level 2 by fence_it"
@@ -240,7 +240,7 @@ def test_levels_that_do_not_fit_overlap(fake: Fake, other: Fake) -> None:
 
 
 def test_silent_device_is_taken_last(fake: Fake, other: Fake) -> None:
-    """After a device did not answer in its time, the next fencing does not wait for it."""
+    """After a device has timed out, the next fencing does not wait for it."""
     devices = Devices("/nowhere")
     fake.does("off", "sleep 100").does("status", "sleep 100")
     levels = fake.level(limit=1), other.level(level=2)
@@ -252,13 +252,13 @@ def test_silent_device_is_taken_last(fake: Fake, other: Fake) -> None:
 
 
 def test_reboot_is_off_and_then_on(fake: Fake) -> None:
-    """A host that is to be rebooted is proven to be off before it is switched on."""
+    """A host to be rebooted is proven off before it is switched on."""
     assert Outcome(fake.level(action="reboot")).by
     assert fake.actions() == ["off", "status", "on"]
 
 
 def test_reboot_without_proof_stays_as_it_is(fake: Fake) -> None:
-    """Without a proof nothing is switched on; and fenced is fenced before `on`, which may fail."""
+    """Nothing is switched on without proof; the proof counts before `on`, which may fail."""
     assert not Outcome(fake.does("status", "exit 0").level(action="reboot", limit=2)).by
     assert "on" not in fake.actions()
     fake.does("status", "")
@@ -269,7 +269,7 @@ def test_reboot_without_proof_stays_as_it_is(fake: Fake) -> None:
 
 
 def test_on_that_hangs_ends_in_its_time(fake: Fake) -> None:
-    """An attempt does not outlive its end by more than a few seconds, and says what is left."""
+    """An attempt exceeds its limit by at most a few seconds, and reports what is left undone."""
     outcome = Outcome(fake.does("on", "sleep 100").level(action="reboot"), seconds=3)
     assert outcome.by
     assert outcome.seconds < 3 + 5
@@ -277,7 +277,7 @@ def test_on_that_hangs_ends_in_its_time(fake: Fake) -> None:
 
 
 def test_levels_in_order(fake: Fake, other: Fake) -> None:
-    """The next level is tried where the one before failed, and only there."""
+    """The next level is tried only if the one before failed."""
     assert Outcome(fake.level(), other.level(level=2)).by.startswith("proven off at node1 level 1")
     assert not other.actions()
     fake.does("off", "exit 1").does("status", "exit 0")
@@ -291,7 +291,7 @@ def test_levels_in_order(fake: Fake, other: Fake) -> None:
 
 
 def test_last_level_has_its_turn(fake: Fake, other: Fake) -> None:
-    """A level that hangs leaves the ones after it their share of the time."""
+    """A hanging level leaves later ones their share of the time."""
     hang = "trap '' TERM; sleep 100 & wait; sleep 100"
     fake.does("off", hang).does("status", hang)
     outcome = Outcome(fake.level(), other.level(level=2), seconds=12)
@@ -302,7 +302,7 @@ def test_last_level_has_its_turn(fake: Fake, other: Fake) -> None:
 
 
 def test_limit_of_a_level(fake: Fake, other: Fake) -> None:
-    """A level's own limit ends it before its share does."""
+    """A level's own limit can end it before its share is used up."""
     fake.does("off", "sleep 100").does("status", "exit 0")
     outcome = Outcome(fake.level(limit=0.5), other.level(level=2))
     assert outcome.by.startswith("proven off at node1 level 2")
@@ -310,7 +310,7 @@ def test_limit_of_a_level(fake: Fake, other: Fake) -> None:
 
 
 def test_secret_is_shown_to_nobody_but_the_agent(fake: Fake) -> None:
-    """Neither command line nor environment of a fence agent hold a secret."""
+    """Neither the command line nor the environment of a fence agent contains a secret."""
     assert Outcome(fake.level()).by
     seen = (fake.folder / "seen").read_text()
     assert "PATH=" in seen
@@ -320,7 +320,7 @@ def test_secret_is_shown_to_nobody_but_the_agent(fake: Fake) -> None:
 
 
 def test_secret_is_in_no_log(fake: Fake) -> None:
-    """A fence agent that tells all that it was given does not tell secrets."""
+    """Even if a fence agent prints all its input, no secret is logged."""
     fake.does(
         "off",
         'echo "$input"; echo "$input" >&2; printf "password: [%s]" "$input"; exit 1\n',
@@ -334,7 +334,7 @@ def test_secret_is_in_no_log(fake: Fake) -> None:
 
 
 def test_secret_in_other_spellings() -> None:
-    """A secret is hidden as programs spell it, and where a long line is cut within it."""
+    """A secret is hidden in the spellings of programs, and where a long line is cut within it."""
     hide = device.hiding(["a'b\\c d", "a'b"])
     assert hide("x a'b\\c d y a'b z") == "x *** y *** z"
     assert hide("GET /?p=a%27b%5Cc%20d") == "GET /?p=***"
@@ -344,20 +344,20 @@ def test_secret_in_other_spellings() -> None:
     cut = ("x" * 998 + "a'b\\c d")[: process.LONGEST_LINE]
     assert hide(cut) == "x" * 998 + "***"
     assert hide("y a") == "y a"
-    # A character of several bytes, cut in two.
+    # A multi-byte character, cut in two.
     cut = ("x" * 998 + "aé").encode()[: process.LONGEST_LINE].decode(errors="replace")
     assert device.hiding(["aéb"])(cut) == "x" * 998 + "***"
 
 
 def test_secret_in_quotation_marks(fake: Fake) -> None:
-    """Fence agents take quotation marks around a value away, so a secret's own get others."""
+    """Fence agents strip quotation marks from a value, so a quoted secret gets another pair."""
     fake.secret.write_text('"quoted"\n')
     assert Outcome(fake.level()).by
     assert 'password=""quoted""' in (fake.folder / "input.off").read_text().splitlines()
 
 
 def test_secret_is_read_anew(fake: Fake) -> None:
-    """A password that has been changed counts at once, and one that has been opened does not."""
+    """A changed password is used at once; one that others may read is refused."""
     assert Outcome(fake.level()).by
     fake.secret.write_text("another\n")
     assert Outcome(fake.level()).by
@@ -368,7 +368,7 @@ def test_secret_is_read_anew(fake: Fake) -> None:
 
 
 def test_status_alone(fake: Fake) -> None:
-    """Asking for the status switches nothing."""
+    """Reading the status switches nothing."""
 
     def ask() -> str:
         async def status() -> str:
@@ -397,7 +397,7 @@ def bmc(tmp_path: Path) -> Iterator[Bmc]:
 
 
 def levels(tmp_path: Path, *parameters: str) -> list[Device]:
-    """The devices of a host whose levels have these parameters."""
+    """The devices of a host with these parameters for its levels."""
     path = tmp_path / "hosts"
     headers = ["[node1]\naddress = 10.0.0.11", "[node1 level 2]"]
     path.write_text("\n".join(f"{h}\n{p}" for h, p in zip(headers, parameters, strict=False)))
@@ -405,7 +405,7 @@ def levels(tmp_path: Path, *parameters: str) -> list[Device]:
 
 
 def test_bmc_switches_the_host_off(tmp_path: Path, bmc: Bmc) -> None:
-    """With fence_ipmilan and a BMC, the power goes off, and is proven to."""
+    """With fence_ipmilan and a BMC, the power goes off and is proven off."""
     outcome = Outcome(*levels(tmp_path, bmc.parameters()))
     assert (outcome.by, outcome.problem) == (
         "proven off at node1 level 1 by fence_ipmilan",
@@ -414,12 +414,12 @@ def test_bmc_switches_the_host_off(tmp_path: Path, bmc: Bmc) -> None:
     assert not bmc.is_on()
     asked = bmc.calls()
     assert asked.count("set power 0") == 1
-    # Whether it is on; whether it went off; and once more, for the proof.
+    # One read to see that it went off, and one for the proof.
     assert asked[asked.index("set power 0") + 1 :] == ["get power"] * 2
 
 
 def test_bmc_reboots_the_host(tmp_path: Path, bmc: Bmc) -> None:
-    """With the action reboot the host is off, proven to be off, and then on."""
+    """With the action reboot the host goes off, is proven off, and goes on again."""
     assert Outcome(*levels(tmp_path, bmc.parameters() + "action = reboot\n")).by
     assert bmc.is_on()
     asked = bmc.calls()
@@ -428,7 +428,7 @@ def test_bmc_reboots_the_host(tmp_path: Path, bmc: Bmc) -> None:
 
 
 def test_bmc_with_another_password(tmp_path: Path, bmc: Bmc) -> None:
-    """A wrong password ends in a failure, and the host stays on."""
+    """A wrong password is a failure, and the host stays on."""
     bmc.password_file.write_text("another\n")
     outcome = Outcome(*levels(tmp_path, bmc.parameters()))
     assert "off failed, exit status 1" in outcome.problem
@@ -437,10 +437,10 @@ def test_bmc_with_another_password(tmp_path: Path, bmc: Bmc) -> None:
 
 
 def test_bmc_that_cannot_be_reached(tmp_path: Path, bmc: Bmc) -> None:
-    """Where no BMC answers there is a failure within the time, or the next level has its turn."""
+    """If no BMC answers, the level fails in time, and the next level is tried if there is one."""
     silent = bmc.parameters().replace(str(bmc.port), str(free_port()))
     outcome = Outcome(*levels(tmp_path, silent), seconds=8)
-    # Most of its time: it asked for the agent's metadata first, and status has the rest.
+    # Most of the time: reading the agent's metadata comes first, and status gets the rest.
     assert re.search(r"off failed, killed for taking longer than [3-6](\.\d|\b)", outcome.problem)
     assert bmc.is_on()
     outcome = Outcome(*levels(tmp_path, silent, bmc.parameters()), seconds=10)
@@ -449,7 +449,7 @@ def test_bmc_that_cannot_be_reached(tmp_path: Path, bmc: Bmc) -> None:
 
 
 def test_bmc_that_lies(tmp_path: Path, bmc: Bmc) -> None:
-    """A BMC that says that it switches the host off, which stays on, is not believed."""
+    """A BMC that claims to switch off a host that stays on is not believed."""
     bmc.stays_on()
     outcome = Outcome(*levels(tmp_path, bmc.parameters() + "power_timeout = 2\n"))
     assert "off failed, exit status 1" in outcome.problem
@@ -458,7 +458,7 @@ def test_bmc_that_lies(tmp_path: Path, bmc: Bmc) -> None:
 
 
 def test_bmc_password_is_seen_nowhere(tmp_path: Path, bmc: Bmc) -> None:
-    """While fence_ipmilan works, no command line and no environment hold the password."""
+    """While fence_ipmilan works, no command line or environment contains the password."""
     found: set[str] = set()
     looks = 0
     over = threading.Event()

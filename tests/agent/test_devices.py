@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases for what all fence devices share: their sessions, the watch, and access of the own host."""
+"""Cases for what fence devices share: sessions, monitoring, and this host's own access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scoutfs_fenced.hosts import Device, Host, Hosts, Level, Value, read_hosts
 from support import World, rid, until, until_result
 from test_people import run
 
-# Notes when it begins and when it ends.
+# Records its begin and end.
 NOTES = """
 echo "begin $action" >>calls
 trap 'echo "end $action" >>calls' EXIT
@@ -34,13 +34,13 @@ def fake(tmp_path: Path) -> Fake:
 
 
 def outlet(fake: Fake, plug: int, *, sessions: int | None = None, ip: str = "10.0.9.200") -> Device:
-    """One outlet of a device that has several."""
+    """One of several outlets of a device."""
     values = {"ip": Value(4, "ip", ip), "plug": Value(5, "plug", str(plug))}
     return replace(fake.level(), host=f"node{plug}", values=values, sessions=sessions)
 
 
 def known(*given: Device) -> Devices:
-    """What the agent knows of these, each of which is the only one of its host."""
+    """The agent's state for these devices, each the only one of its host."""
     it = Devices("/nowhere")
     it.set_hosts(Hosts([Host(each.host, [], [Level(1, [each])]) for each in given]))
     return it
@@ -63,7 +63,7 @@ def most_at_once(path: Path) -> int:
     ],
 )
 def test_one_login_at_a_time(fake: Fake, sessions: int | None, ips: list[str], most: int) -> None:
-    """Devices of one address take one call at a time, or as many as the file says."""
+    """Devices at one address get one call at a time, or as many as the file allows."""
     for action, status in (("off", 0), ("status", 2)):
         fake.does(action, NOTES.format(seconds=0.5) + f"exit {status}")
     given = [outlet(fake, n, sessions=sessions, ip=ip) for n, ip in enumerate(ips)]
@@ -80,7 +80,7 @@ def test_one_login_at_a_time(fake: Fake, sessions: int | None, ips: list[str], m
 
 
 def test_a_device_that_is_busy_for_too_long(fake: Fake) -> None:
-    """What waits for a login fails in its time, and says why."""
+    """A call that waits too long for a login fails in time and says why."""
     fake.does("off", "sleep 5")
     given = [outlet(fake, 1), outlet(fake, 2)]
 
@@ -99,7 +99,7 @@ def test_a_device_that_is_busy_for_too_long(fake: Fake) -> None:
 
 
 def test_fencing_does_not_wait_for_the_watch(fake: Fake) -> None:
-    """A call that only watches gives its login up to one that fences."""
+    """A monitoring call gives up its login to a fencing call."""
     fake.does("status", f"[ -e off ] && exit 2; {NOTES.format(seconds=20)}")
     fake.does("off", "touch off")
     given = [outlet(fake, 1), outlet(fake, 2)]
@@ -116,7 +116,7 @@ def test_fencing_does_not_wait_for_the_watch(fake: Fake) -> None:
     begin = time.monotonic()
     asyncio.run(fence())
     assert time.monotonic() - begin < 10
-    # Being put off is no failure of the device.
+    # An interrupted call is not a failure of the device.
     assert [state.state for state in it.states()] == ["unknown", "unknown"]
 
 
@@ -127,7 +127,7 @@ def hosts_file(world: World, fake: Fake, more: str = "", *, address: str = "10.0
 
 
 def test_a_device_that_is_lost_and_back(world: World, fake: Fake) -> None:
-    """It is asked again and again; that it is silent is said once, and shown, and so is its return.
+    """It is asked repeatedly; its silence and its return are each logged once and shown.
 
     Nothing is switched.
     """
@@ -159,7 +159,7 @@ def test_no_device_is_asked_if_that_is_not_wanted(world: World, fake: Fake) -> N
 def test_what_is_missing_is_looked_for_again(
     tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secret, or a fence agent, that comes later makes its device usable, without a reload."""
+    """A secret or fence agent that appears later makes its device usable without a reload."""
     monkeypatch.setattr(devices_module, "RECHECK", 0.1)
     it = known(fake.level())
     fake.secret.rename(tmp_path / "later")
@@ -182,7 +182,7 @@ def test_what_is_missing_is_looked_for_again(
 
 
 def test_status_tells_of_devices_and_of_a_reload_that_was_refused(world: World, fake: Fake) -> None:
-    """What a person has to mend is in `status`, until it is mended."""
+    """`status` shows what needs fixing until it is fixed."""
     hosts = hosts_file(world, fake, "colour = red\n")
     agent = world.agent(hosts=hosts, monitor=0)
     agent.says("line 5: .* has no parameter colour")
@@ -203,7 +203,7 @@ def test_status_tells_of_devices_and_of_a_reload_that_was_refused(world: World, 
 
 
 def test_own_host_is_let_in_at_the_start(world: World, fake: Fake) -> None:
-    """The agent gives its own host access before it serves, if nothing is mounted; no other's."""
+    """Before serving, the agent lets in its own host only, and only if nothing is mounted."""
     fake.says('automatic="0"', 'automatic="1"')
     fake.does("on", "touch in").does("status", "[ -e in ] && exit 0; exit 2")
     hosts = hosts_file(world, fake, "unfence = yes\nplug = 1\n", address="127.0.0.1")
@@ -219,7 +219,7 @@ def test_own_host_is_let_in_at_the_start(world: World, fake: Fake) -> None:
 
 
 def test_an_agent_stops_while_its_own_host_is_let_in(world: World, fake: Fake) -> None:
-    """A device that takes its time does not hold up the end of the agent."""
+    """A slow device does not delay the agent's exit."""
     fake.says('automatic="0"', 'automatic="1"').does("status", "touch asked; sleep 60")
     hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
     world.configure("exit 0", hosts=hosts, monitor=0)
@@ -232,7 +232,7 @@ def test_an_agent_stops_while_its_own_host_is_let_in(world: World, fake: Fake) -
 
 
 def test_own_host_is_let_in_anew_once_it_has_booted(world: World, fake: Fake) -> None:
-    """A device that says "on" may mean what was before the boot; a reload lets in no more."""
+    """A device's "on" may predate the boot, so the agent lets in anew; a reload does not."""
     fake.says('automatic="0"', 'automatic="1"').does("status", "exit 0")
     hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
     agent = world.agent(hosts=hosts, monitor=0)
@@ -243,7 +243,7 @@ def test_own_host_is_let_in_anew_once_it_has_booted(world: World, fake: Fake) ->
 
 
 def test_own_host_with_a_mount_that_is_let_in_stays_so(world: World, fake: Fake) -> None:
-    """Letting in anew takes the access away for a moment, which what is mounted would notice."""
+    """Letting in anew interrupts access for a moment, which would disturb a mount."""
     fake.says('automatic="0"', 'automatic="1"').does("status", "exit 0")
     world.request(rid(1), address="10.0.0.77")
     hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
@@ -255,7 +255,7 @@ def test_own_host_with_a_mount_that_is_let_in_stays_so(world: World, fake: Fake)
 def test_own_host_is_let_in_once_that_works(
     tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A disk that comes later than the agent lets the host in without a restart."""
+    """If a disk appears after the agent has started, the host is let in without a restart."""
     monkeypatch.setattr(devices_module, "RECHECK", 0.1)
     fake.says('automatic="0"', 'automatic="1"')
     fake.does("status", "[ -e disk ] || exit 1; [ -e in ] && exit 0; exit 2").does("on", "touch in")
@@ -282,7 +282,7 @@ def test_own_host_is_let_in_once_that_works(
 
 
 def test_own_host_with_a_mount_is_kept_out(world: World, fake: Fake) -> None:
-    """A host that was fenced does not get its access back while it has a mount."""
+    """A fenced host does not regain access while it has a mount."""
     fake.says('automatic="0"', 'automatic="1"')
     world.request(rid(1), address="10.0.0.77")
     hosts = hosts_file(world, fake, "unfence = yes\n", address="127.0.0.1")
@@ -292,7 +292,7 @@ def test_own_host_with_a_mount_is_kept_out(world: World, fake: Fake) -> None:
 
 
 def test_a_reservation_that_was_lost_proves_nothing(tmp_path: Path, fake: Fake) -> None:
-    """A host that was let in once is "off"; that counts only while this agent's host is let in."""
+    """A host once let in counts as "off" only while this agent's own host is let in."""
     fake.says('automatic="0"', 'automatic="1"')
     fake.does(
         "status",
@@ -314,7 +314,7 @@ def test_a_reservation_that_was_lost_proves_nothing(tmp_path: Path, fake: Fake) 
     for plug in (1, 2):
         (fake.folder / f"in.{plug}").touch()
     off()
-    # It was seen to be let in, and is kept out already.
+    # The host was seen to be let in before, and is already kept out.
     off()
     (fake.folder / "in.1").unlink()
     with pytest.raises(DeviceError, match="it may have lost its registrations"):
@@ -322,7 +322,7 @@ def test_a_reservation_that_was_lost_proves_nothing(tmp_path: Path, fake: Fake) 
 
 
 def test_parameters_that_have_a_name_of_the_hosts_file(tmp_path: Path, fake: Fake) -> None:
-    """`limit` and `token_file` of a fence agent are refused with the way to say them."""
+    """Using a fence agent's `limit` or `token_file` is refused with the way to write it."""
     fake.says('name="snmp_version"', 'name="limit"')
     begin = f"[node1]\naddress = ::1\nagent = {fake.agent}\nip = 10.0.9.11\n"
 
@@ -337,17 +337,17 @@ def test_parameters_that_have_a_name_of_the_hosts_file(tmp_path: Path, fake: Fak
     with pytest.raises(DeviceError, match=r"line 5: limit is a parameter of .*parameter\.limit"):
         given("limit = 3\n")
     assert given("parameter.limit = 3\n") == {"ip": "10.0.9.11", "limit": "3"}
-    # Without one of that name it names the file of a secret.
+    # Without a parameter of that name, it names a secret's file.
     token = tmp_path / "token"
     with pytest.raises(DeviceError, match=r"line 5: .*has no parameter token_file, as it has no"):
         given(f"token_file = {token}\n")
-    # With one it is passed on.
+    # With one, it is passed on.
     fake.says('name="limit"', 'name="token_file"')
     assert given(f"token_file = {token}\n")["token_file"] == str(token)
 
 
 def test_requests_are_served_while_devices_are_asked(world: World, fake: Fake) -> None:
-    """A device that hangs at the watch keeps no request waiting."""
+    """A device that hangs during monitoring does not delay requests."""
     fake.does("status", "[ -e off ] && exit 2; sleep 60").does("off", "touch off")
     world.agent(hosts=hosts_file(world, fake), monitor=0.2)
     until(lambda: fake.actions() == ["status"], "it is asked")

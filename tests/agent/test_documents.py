@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the manual pages and other documents say is there, and what is there they say."""
+"""The manual pages and other documents agree with the program."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_examples_of_the_hosts_file_have_its_form(tmp_path: Path, text: str) -> 
     found = re.findall(r"^ *```ini\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
     assert found
     first, *later = (re.sub("^ +", "", each, flags=re.MULTILINE) for each in found)
-    # Later ones are about a host of the first, unless they are a whole file.
+    # Later examples extend a host of the first one, unless they are whole files.
     whole = [each for each in later if each.startswith("[defaults]")]
     parts = [each for each in later if each not in whole]
     path = tmp_path / "hosts"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the agent reports to its own parts."""
+"""Events between the agent's own parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scoutfs_fenced.events import Event, Events
 
 
 def test_every_subscriber_gets_every_event(capfd: pytest.CaptureFixture[str]) -> None:
-    """One that raises is logged, and keeps nothing from the others."""
+    """A subscriber that raises is logged, and the others still get the event."""
     got: list[Event] = []
 
     def refuse(_event: Event) -> None:

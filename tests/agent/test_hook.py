@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The administrator's program that hears of events."""
+"""The administrator's hook for events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTES = 'env | grep ^SCOUTFS_FENCED_EVENT | sort >"$1.$SCOUTFS_FENCED_EVENT_RID"
 
 
 def heard(world: World, name: str) -> dict[str, str]:
-    """What the program was told of an event."""
+    """What the hook was told about an event."""
     path = world.folder / name
     until(lambda: path.exists() and path.read_text(), f"it hears {name}")
     time.sleep(0.1)
@@ -68,7 +68,7 @@ def test_one_that_is_not_there_is_a_mistake(world: World) -> None:
 
 
 def run(script: Path, number: int, seconds: float) -> tuple[Hook, float]:
-    """Has a hook run for many events."""
+    """Runs a hook for many events."""
     settings = Configuration(path="", hook=str(script), environment={"PATH": "/usr/bin:/bin"})
 
     async def work() -> tuple[Hook, float]:

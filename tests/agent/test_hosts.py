@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases for the file of hosts."""
+"""Cases for the hosts file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read(tmp_path: Path, text: str) -> Hosts:
 
 
 def mistake(tmp_path: Path, text: str) -> tuple[int | None, str]:
-    """The line of a mistake, and what is wrong with it."""
+    """The line and description of a mistake."""
     with pytest.raises(HostsError) as caught:
         read(tmp_path, text)
     return caught.value.line, caught.value.what
@@ -63,7 +63,7 @@ def mistake(tmp_path: Path, text: str) -> tuple[int | None, str]:
 def test_levels_come_in_order_with_their_parameters_unchanged(
     tmp_path: Path, agent: Path, secret: Path
 ) -> None:
-    """Parameters go through as they are, and levels stay in order."""
+    """Parameters are passed on unchanged, and levels keep their order."""
     hosts = read(
         tmp_path,
         f"# a remark\n\n[node1]\naddress = 10.0.0.11\nagent = {agent}\n"
@@ -85,7 +85,7 @@ def test_levels_come_in_order_with_their_parameters_unchanged(
 
 
 def test_addresses_are_found_in_any_spelling(tmp_path: Path, agent: Path) -> None:
-    """A host has several addresses, IPv4 and IPv6, each in whatever spelling."""
+    """A host may have several addresses, IPv4 and IPv6, each in any spelling."""
     hosts = read(
         tmp_path,
         f"[node1]\naddress = 10.0.0.11, FD00:0:0::0011 ::ffff:10.1.0.11\nagent = {agent}\n",
@@ -97,7 +97,7 @@ def test_addresses_are_found_in_any_spelling(tmp_path: Path, agent: Path) -> Non
 
 
 def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: Path) -> None:
-    """Each mistake in the file is told with the line where it is."""
+    """Each mistake in the file is reported with its line."""
     begin = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\n"
     for text, line, pattern in (
         ("address = 10.0.0.1\n", 1, r"below the \[HOST\]"),
@@ -161,7 +161,7 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: 
 
 
 def test_secrets_must_not_stand_in_the_file(tmp_path: Path, agent: Path) -> None:
-    """A literal secret is refused, whatever the fence agent calls it, and is not repeated."""
+    """A literal secret is refused, whatever its parameter's name, and not repeated in messages."""
     begin = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\n"
     for name in (
         *("password", "passwd", "Password", "snmp_priv_passwd", "snmp-priv-passwd", "community"),
@@ -176,14 +176,14 @@ def test_secrets_must_not_stand_in_the_file(tmp_path: Path, agent: Path) -> None
     for name in ("verbose", "verbose-level", "debug", "debug_file"):
         line, what = mistake(tmp_path, begin + f"{name} = 1\n")
         assert (line, "logs of its own" in what) == (4, True)
-    # These are no secrets, and some merely end like the name of a secret's file.
+    # Not secrets; some names merely end like that of a secret's file.
     read(tmp_path, begin + "key_file = /a\nidentity_file = /b\nkey = 12\nplug = password\n")
 
 
 def test_secrets_are_closed_to_others(tmp_path: Path, agent: Path, secret: Path) -> None:
-    """A secret's file that others may read, or that is another user's, is refused at its use."""
+    """A secret's file that others may access, or that another user owns, is refused on use."""
     text = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\nsnmp-priv-passwd_file = {secret}\n"
-    # It may come later, and keeps no other host's devices from their work.
+    # The file may appear later, and does not affect other hosts' devices.
     read(tmp_path, text)
     for mode in (0o640, 0o604, 0o620, 0o601):
         secret.chmod(mode)
@@ -198,7 +198,7 @@ def test_secrets_are_closed_to_others(tmp_path: Path, agent: Path, secret: Path)
 
 
 def test_a_secret_is_one_line(tmp_path: Path, secret: Path) -> None:
-    """A secret is one line of text in a file; anything else is refused, and not repeated."""
+    """A secret is a file's single line of text; anything else is refused and not repeated."""
     assert read_secret(str(secret)) == "the secret"
     secret.write_text("without an end")
     assert read_secret(str(secret)) == "without an end"
@@ -227,7 +227,7 @@ def test_a_secret_is_one_line(tmp_path: Path, secret: Path) -> None:
 
 
 def test_agents_are_found_beyond_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fence agent is found by its name where packages put it, whatever PATH says."""
+    """A fence agent is found by name where packages install it, regardless of PATH."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     text = "[node1]\naddress = 10.0.0.11\nagent = fence_ipmilan\n"
     [device] = devices_at(read(tmp_path, text), "10.0.0.11")
@@ -235,7 +235,7 @@ def test_agents_are_found_beyond_path(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_ipmitool_reads_the_password_itself(tmp_path: Path, secret: Path) -> None:
-    """Fence agents that show the password to everybody by ipmitool's command line get its file."""
+    """Fence agents that would expose the password on ipmitool's command line get its file."""
     begin = "[node1]\naddress = 10.0.0.11\nagent = fence_ipmilan\nip = 10.0.9.1\n"
 
     def usable(more: str) -> Usable:
@@ -249,7 +249,7 @@ def test_ipmitool_reads_the_password_itself(tmp_path: Path, secret: Path) -> Non
     assert it.given == {"ip": "10.0.9.1", "password": str(secret), "ipmitool_path": str(IPMITOOL)}
     assert list(it.secrets) == ["the secret"]
     assert os.access(IPMITOOL, os.X_OK)
-    # Without a password there is nothing to hide.
+    # Nothing to hide without a password.
     assert usable("ipmitool_path = /opt/tool\n").given["ipmitool_path"] == "/opt/tool"
     for more, line in (
         (f"password_file = {secret}\nipmitool_path = /opt/tool\n", 6),
@@ -262,7 +262,7 @@ def test_ipmitool_reads_the_password_itself(tmp_path: Path, secret: Path) -> Non
 
 
 def test_a_hundred_hosts(tmp_path: Path, agent: Path) -> None:
-    """Defaults, ranges, and the host's name and number in parameters; also with a mark of order."""
+    """Defaults, ranges, the host's name and number in parameters; also with a byte order mark."""
     (tmp_path / "hosts").write_bytes(
         b"\xef\xbb\xbf[defaults]\nagent = fence_ipmilan\nusername = {host}\n"
         b"address = 10.0.0.{number}, fd00::{number}\nip = 10.0.9.{number+100}\n"
@@ -284,13 +284,13 @@ def test_a_hundred_hosts(tmp_path: Path, agent: Path) -> None:
     assert (left.name, left.says("plug"), left.says("username")) == ("left", "2", "")
     assert (right.name, right.says("plug"), right.level) == ("right", "10", 2)
     assert [each.says("username") for each in devices_at(hosts, "10.0.0.101")] == ["me"]
-    # Another agent's parameters would mean nothing to it.
+    # Another agent's parameters do not apply to it.
     assert [each.says("username") for each in devices_at(hosts, "10.0.0.102")] == [""]
     assert hosts.by_name("node100") is not None
 
 
 def test_sample(tmp_path: Path, agent: Path, secret: Path) -> None:
-    """The sample is a file of hosts as it stands, but for agents and secrets that are not here."""
+    """The sample is a valid hosts file, except for agents and secrets that are missing here."""
     text = SAMPLE.read_text()
     assert "/etc/scoutfs/bmc.password" in text
     text = re.sub(r"^(\w+_file) = .*", rf"\1 = {secret}", text, flags=re.MULTILINE)
@@ -310,7 +310,7 @@ def configured(tmp_path: Path, text: str) -> Configuration:
 def test_configuration_names_the_file(
     tmp_path: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file of hosts is the one that is named, or the usual one where that exists."""
+    """The hosts file is the configured one, or the default one if it exists."""
     path = tmp_path / "usual"
     monkeypatch.setattr(configuration, "DEFAULT_HOSTS", str(path))
     run = "SCOUTFS_FENCED_RUN=/bin/true\n"
@@ -322,7 +322,7 @@ def test_configuration_names_the_file(
     named.write_text(f"[named]\naddress = 10.0.0.11\nagent = {agent}\n")
     it = configured(tmp_path, run + f"SCOUTFS_FENCED_HOSTS={named}\n")
     assert [host.name for host in it.hosts] == ["named"]
-    # With hosts, there need not be a command.
+    # With hosts no command is needed.
     assert configured(tmp_path, f"SCOUTFS_FENCED_HOSTS={named}\n").command == ()
     named.write_text("# nobody\n")
     with pytest.raises(ConfigurationError, match="SCOUTFS_FENCED_RUN must be set"):
@@ -330,7 +330,7 @@ def test_configuration_names_the_file(
 
 
 def test_mistakes_in_hosts_are_the_configurations(tmp_path: Path, agent: Path) -> None:
-    """A mistake is told with the name of the file of hosts, and its line; so is a missing file."""
+    """A mistake is reported with the hosts file's name and line; so is a missing file."""
     text = f"SCOUTFS_FENCED_RUN=/bin/true\nSCOUTFS_FENCED_HOSTS={tmp_path}/hosts\n"
     with pytest.raises(ConfigurationError, match=r"hosts: the hosts file.*No such file.*_HOSTS"):
         configured(tmp_path, text)

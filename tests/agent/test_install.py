@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What `make install-agent` puts on a host."""
+"""The files installed by `make install-agent`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PREFIXES = ["/usr/local", "/usr", "/opt/with a blank, 50% & $more"]
 
 
 def make(folder: Path | None, prefix: str | None, umask: int = 0o022) -> None:
-    """Installs the agent as a package would."""
+    """Installs the agent as a package build would."""
     variables = {"DESTDIR": str(folder)} if folder else {}
     if prefix is not None:
-        # As make itself reads it.
+        # Escaped for make.
         variables["PREFIX"] = prefix.replace("$", "$$")
     given = [f"{name}={value}" for name, value in variables.items()]
     subprocess.run(
@@ -36,7 +36,7 @@ def make(folder: Path | None, prefix: str | None, umask: int = 0o022) -> None:
 
 
 def installed(folder: Path) -> dict[str, str]:
-    """Every path, with its mode, or what a symbolic link leads to."""
+    """All paths, each with its mode or symbolic link target."""
     found = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -94,7 +94,7 @@ def test_it_runs_from_wherever_it_is_installed(tmp_path: Path, prefix: str) -> N
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_systemd_finds_what_the_unit_starts(tmp_path: Path, prefix: str) -> None:
-    # The unit names the agent where it will be, so this is where it has to be.
+    # The unit contains the agent's final path, so install it there.
     prefix = f"{tmp_path}{prefix}"
     make(None, prefix)
     unit = Path(prefix, "lib/systemd/system/scoutfs-fenced.service")
@@ -116,7 +116,7 @@ def test_the_kernel_module_has_the_same_version() -> None:
 
 
 def complete(*words: str) -> set[str]:
-    """What the shell offers after these words."""
+    """The shell's completions after these words."""
     script = (
         f"source '{COMPLETION}'; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); "
         '_scoutfs_fenced scoutfs-fenced "${@: -1}" "${@: -2:1}"; printf \'%s\\n\' "${COMPREPLY[@]}"'

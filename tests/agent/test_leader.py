@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Requests for a former leader's host: scoutfs gives these up after 15 s, and asks again."""
+"""Requests for a former leader's host: scoutfs gives up on these after 15 s and asks again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_error_is_written_before_the_leader_gives_up(world: World) -> None:
 
 @pytest.mark.parametrize("script", ["exec sleep 60", "exit 1"])
 def test_a_leader_that_takes_error_for_success_is_not_told(world: World, script: str) -> None:
-    """It gives up without an answer; with `error` it would serve beside the leader before it."""
+    """Without an answer it gives up; with `error` it would serve alongside the previous leader."""
     leader = world.request(reason=LEADER, built_in=True)
     other = world.request(rid(2), address="10.0.0.2", built_in=True)
     agent = world.agent(script, leader_timeout=3, retries=0)
@@ -41,7 +41,7 @@ def test_a_leader_that_takes_error_for_success_is_told_of_success(world: World) 
 
 
 def test_a_slow_command_ends_for_the_next_leader(world: World) -> None:
-    """It takes longer than one leader waits, and not longer than two."""
+    """It takes longer than one leader waits, but not longer than two."""
     directory = world.request(reason=LEADER)
     agent = world.agent("echo x >>record; sleep 2.5; exit 0", leader_timeout=3)
     began = time.monotonic()

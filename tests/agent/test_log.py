@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What systemd, the journal and people are told."""
+"""Messages for systemd, the journal and administrators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBJECT: dict[str, Any] = {"rid": "1", "address": "10.0.0.1", "reason": "unknown
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A socket that takes datagrams as systemd's do."""
+    """A socket that accepts datagrams like systemd's."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as it:
         it.bind(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The file of metrics for node_exporter's textfile collector."""
+"""The metrics file for node_exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = re.compile(
 
 
 def parsed(text: str) -> dict[str, float]:
-    """The samples of a file, which must be as OpenMetrics wants it."""
+    """The samples of a file, which must be valid OpenMetrics."""
     lines = text.splitlines()
     assert text.endswith("# EOF\n") and text.count("# EOF") == 1
     samples: dict[str, float] = {}
@@ -52,7 +52,7 @@ def parsed(text: str) -> dict[str, float]:
 
 
 def of(*left: float) -> Metrics:
-    """Metrics of an agent with requests that have so many seconds left."""
+    """Metrics of an agent whose requests have these many seconds left."""
     return Metrics(1700000000.25, lambda: "", lambda: list(left), list)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Requests for a mount of the host that the agent runs on."""
+"""Requests for mounts of the agent's own host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEADER = "quorum_block_leader"
 
 
 def own() -> str:
-    """An address of this host that is no loopback address."""
+    """An address of this host other than loopback."""
     found = [it for it in own_addresses() if not it.is_loopback and not it.is_link_local]
     if not found:
         pytest.skip("this host has no address")
@@ -28,7 +28,7 @@ def own() -> str:
 
 
 def agent_with_device(world: World, addresses: str) -> tuple[Agent, Fake]:
-    """An agent whose hosts file gives a device to these addresses."""
+    """An agent whose hosts file has a device for these addresses."""
     fake = Fake(world.folder / "device")
     hosts = world.folder / "hosts"
     hosts.write_text(f"[node1]\naddress = {addresses}\nagent = {fake.agent}\nip = 10.0.9.1\n")
@@ -36,7 +36,7 @@ def agent_with_device(world: World, addresses: str) -> tuple[Agent, Fake]:
 
 
 def mounted(world: World, number: int, tells: bool = True) -> Path:
-    """Has sysfs show a mount, as scoutfs does."""
+    """Shows a mount in sysfs, as scoutfs does."""
     directory = world.sysfs / f"fs/scoutfs/f.00aaaa.r.{rid(number)[:6]}"
     directory.mkdir(parents=True)
     if tells:
@@ -49,7 +49,7 @@ def switched(fake: Fake) -> list[str]:
 
 
 def test_a_former_mount_of_this_host_was_fenced_by_its_boot(world: World) -> None:
-    """The agent remembers that this host had it. At another address it may be another host's."""
+    """The agent remembers this host's mounts. At another address it may be another host's."""
     mount = mounted(world, 1)
     agent, fake = agent_with_device(world, f"{own()}, 10.0.0.11")
     until(lambda: world.remembers(rid(1)), "the mount is written down")
@@ -68,7 +68,7 @@ def test_a_former_mount_of_this_host_was_fenced_by_its_boot(world: World) -> Non
 def test_a_copy_of_a_hosts_disk_knows_nothing_of_its_mounts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy may run beside the host that has the mount. What is fenced is so anywhere."""
+    """The copy may run beside the host with the mount; but a fenced rid is fenced everywhere."""
 
     async def write() -> None:
         it = Records(str(tmp_path))
@@ -106,7 +106,7 @@ def test_a_hosts_file_may_say_which_host_this_is(world: World) -> None:
 
 
 def test_an_address_that_may_have_moved_here_is_no_proof(world: World) -> None:
-    """It ends in an error with a sentence, and no device is asked for anything."""
+    """The request fails with a message, and no device is used."""
     agent, fake = agent_with_device(world, f"{own()}, 10.0.0.11")
     until_result(world.request(address=own()), "error", 5)
     agent.says("could not be fenced, .* is an address of this host, and nothing tells")
@@ -140,7 +140,7 @@ def test_a_mount_of_this_host_is_not_fenced_at_another_address(world: World) -> 
 
 
 def test_a_command_is_asked_about_a_mount_of_this_host(world: World) -> None:
-    """It may unmount, as scoutfs's own does; an address of this host alone answers nothing."""
+    """It may unmount, as scoutfs's own does; an address of this host alone proves nothing."""
     mounted(world, 1)
     world.agent("echo $SCOUTFS_FENCED_REQ_RID >>record")
     until_result(world.request(rid(1), address="127.0.0.1"), "fenced", 5)
@@ -156,7 +156,7 @@ def test_a_record_or_a_word_is_no_answer_for_a_mount_that_is_here(world: World) 
     until(lambda: world.remembers(RID), "it is written down")
     remove(directory)
     mounted(world, 1)
-    # What was seen so few moments ago is not read again.
+    # The agent reuses what it read a moment ago.
     time.sleep(0.3)
     assert rid(1) == RID
     again = world.request(address="10.0.0.11", mount="scoutfs/f.1.r.2")
@@ -165,7 +165,7 @@ def test_a_record_or_a_word_is_no_answer_for_a_mount_that_is_here(world: World) 
     assert len(switched(fake)) == 1
 
 
-# What sysfs shows.
+# Contents of sysfs.
 
 
 def test_mounts_are_known_by_file_or_by_name(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands for people: `status` and `ack`, beside an agent or alone."""
+"""The commands for administrators, `status` and `ack`, with or without an agent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support import AGENT, RID, World, remove, result, rid, until, until_result
 
 
 def run(world: World, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str, str]:
-    """Calls a command; returns exit status, standard output and standard error."""
+    """Runs a command; returns exit status, standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-B", AGENT, "--sysfs", world.sysfs, *arguments],
         env={
@@ -116,7 +116,7 @@ def test_status_of_an_agent_that_does_not_answer_says_so(world: World) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(world.runtime / "status"))
         listener.listen()
-        # It answers nonsense, which is quicker than nothing.
+        # Answers nonsense, which is faster than not answering.
         answer = subprocess.Popen(
             [sys.executable, "-B", AGENT, "--sysfs", world.sysfs, "status"],
             env={**os.environ, "RUNTIME_DIRECTORY": str(world.runtime)},
@@ -243,7 +243,7 @@ def test_the_journal_gets_a_field_for_each_subject(
 def in_journal(
     world: World, monkeypatch: pytest.MonkeyPatch, typed: str, *arguments: str
 ) -> list[str]:
-    """What the journal gets when a person types this."""
+    """The journal's fields when an administrator types this."""
     path = world.folder / "journal"
     path.unlink(missing_ok=True)
     monkeypatch.setattr(log, "JOURNAL", str(path))
@@ -278,7 +278,7 @@ def test_the_journal_gets_what_was_acknowledged_with_the_login(
 @pytest.mark.parametrize(
     ("login", "sudo", "uid"),
     [
-        # Not one that a person could set, if the kernel knows the login.
+        # The user's own setting is ignored if the kernel knows the login.
         (1000, "1001", 1000),
         (0xFFFFFFFF, "1001", 1001),
         (0xFFFFFFFF, "", os.getuid()),
@@ -300,11 +300,11 @@ def test_a_wrong_configuration_has_an_exit_status_of_its_own(world: World) -> No
     assert "line 1" in agent.log()
 
 
-# Words that hold for a while.
+# Acknowledgements that hold for a while.
 
 
 def test_a_word_about_a_host_answers_what_comes(world: World) -> None:
-    """It is given before there is a request, and by the host's name."""
+    """It is given before any request, by the host's name."""
     hosts = world.folder / "hosts"
     fake = Fake(world.folder / "device")
     hosts.write_text(
@@ -369,7 +369,7 @@ def test_a_word_can_be_taken_back(world: World) -> None:
 
 
 def test_a_word_that_was_taken_back_answers_nothing_any_more(world: World) -> None:
-    """Not even for a mount that it has answered for."""
+    """Not even a mount for which it has answered before."""
     assert run(world, "ack", "--host", "10.0.0.11", typed="10.0.0.11\n")[0] == 0
     world.agent("echo x >>record")
     directory = world.request(address="10.0.0.11")
@@ -408,7 +408,7 @@ def test_a_damaged_word_is_none(world: World) -> None:
     until_result(world.request(address="10.0.0.12"), "fenced")
     assert world.recorded() == ["x"]
     agent.says("what administrators have acknowledged is not known: .*checksum is wrong")
-    # What is said now counts all the same.
+    # New acknowledgements still count.
     status, output, _ = run(world, "ack", "--host", "10.0.0.13", typed="10.0.0.13\n")
     assert (status, "does not hold any more" in output) == (0, True)
     assert (world.state / "acknowledgements.damaged").exists()
@@ -456,7 +456,7 @@ def test_fence_really_fences_a_host(world: World) -> None:
     assert "fenced: proven off at node1 level 1" in output
     agent.says("is to be fenced by hand, by the word of ")
     assert world.status()["requests"] == []
-    # It is no answer for a mount that is asked for later.
+    # It does not answer later requests.
     until_result(world.request(address="10.0.0.11"), "fenced")
     assert fake.actions() == ["off", "status"] * 2
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One command, run to its end or to its limit."""
+"""Running a single command to its end or its limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support import until
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A control group of version 2, for groups of commands."""
+    """A cgroup v2 directory in which commands get their groups."""
     own = cgroup._own_directory()
     group = Path(own or "/nowhere", f"scoutfs-fence-case-{os.getpid()}")
     try:
@@ -42,7 +42,7 @@ def group() -> Iterator[Path]:
 
 
 def removed(group: Path) -> bool:
-    """Removes a control group with those below it; whether that worked."""
+    """Removes a control group and those below it; returns whether that worked."""
     for directory, _, _ in os.walk(group, topdown=False):
         with suppress(OSError):
             os.rmdir(directory)
@@ -51,7 +51,7 @@ def removed(group: Path) -> bool:
 
 @pytest.fixture(params=["group", "marks"], autouse=True)
 def families(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How the processes of commands are found; each case is about both ways."""
+    """How the processes of commands are found; each case tests both ways."""
     way: str = request.param
     directory = str(request.getfixturevalue("group")) if way == "group" else None
     monkeypatch.setattr(cgroup, "delegated", lambda: directory)
@@ -60,7 +60,7 @@ def families(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def run(script: str, *, limit: float = 20, stdin: bytes = b"") -> tuple[Ending, list[str], float]:
-    """Runs a script; returns its ending, what it said, and how long it took."""
+    """Runs a script; returns its ending, output and duration."""
     said: list[str] = []
     began = time.monotonic()
     ending = asyncio.run(
@@ -76,7 +76,7 @@ def run(script: str, *, limit: float = 20, stdin: bytes = b"") -> tuple[Ending, 
 
 
 def running(word: str) -> bool:
-    """Whether a process has this word in its command line."""
+    """Whether any process has this word in its command line."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -143,7 +143,7 @@ def test_it_starts_with_signals_as_programs_expect_them() -> None:
 def test_it_inherits_no_open_file() -> None:
     with open("/etc/passwd"):
         _, said, _ = run("ls /proc/self/fd | sort -n")
-    # The last is the directory that ls reads.
+    # The last one is the directory opened by ls.
     assert said == ["0", "1", "2", "3"]
 
 
@@ -190,7 +190,7 @@ def test_one_that_ignores_sigterm_is_killed_with_its_group() -> None:
 
 
 def test_children_that_went_elsewhere_are_killed_too() -> None:
-    # In another session; in another one whose parent is gone, before the limit and by it.
+    # Children in another session, or in one whose parent is gone before or at the limit.
     ending, _, _ = run(
         "setsid sleep 1234.3 & (setsid sleep 1234.4 &) & "
         "trap '' TERM; setsid sh -c 'trap \"\" TERM; (setsid sleep 1234.5 &) ; sleep 1234.6' & "
@@ -221,7 +221,7 @@ def test_other_commands_are_let_alone_when_one_is_killed(tmp_path: Path) -> None
 
 
 def test_one_that_leaves_children_ends_when_it_ends_itself(tmp_path: Path) -> None:
-    """They hold its output open, live on, and may still print."""
+    """The children keep its output open, live on, and may still print."""
     late = tmp_path / "late"
 
     def children() -> set[str]:
@@ -241,7 +241,7 @@ def test_one_that_leaves_children_ends_when_it_ends_itself(tmp_path: Path) -> No
         files = len(os.listdir("/proc/self/fd"))
         while not late.exists() or not late.read_text():
             await asyncio.sleep(0.01)
-        # Its output is closed once it is gone, and it is no zombie.
+        # Once the child is gone, its output is closed and no zombie is left.
         while len(os.listdir("/proc/self/fd")) >= files or children() - others:
             await asyncio.sleep(0.01)
         return seconds
@@ -292,7 +292,7 @@ def test_cancelling_ends_it_after_its_second_of_grace(times: int) -> None:
     until(lambda: not running("4321.1"), "it is killed")
 
 
-# What a session on a device needs to be ended.
+# Ends a session on a device when it gets SIGTERM.
 LOGOUT = """#!/bin/bash
 trap 'sleep 0.4; echo logged out >{file}; exit' TERM
 echo >{ready}
@@ -303,7 +303,7 @@ while :; do sleep 0.05; done
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("how", ["{} & wait", "setsid {} & wait", "(setsid {} &); sleep 60"])
 def test_its_children_have_a_second_as_well(tmp_path: Path, how: str, times: int) -> None:
-    """Though the command itself, a shell, ends at once."""
+    """Even if the command itself, a shell, ends at once."""
     file, ready = tmp_path / "file", tmp_path / "ready"
     child = tmp_path / "child"
     child.write_text(LOGOUT.format(file=file, ready=ready))
@@ -326,7 +326,7 @@ def test_its_children_have_a_second_as_well(tmp_path: Path, how: str, times: int
 
 
 def test_nothing_leaves_its_control_group(group: Path, families: str) -> None:
-    """Not by another session, another parent and another environment."""
+    """Not even with another session, parent and environment."""
     if families == "marks":
         pytest.skip("only control groups can do this")
     ending, _, _ = run("(env -i setsid sleep 1234.9 &); sleep 1234.9", limit=0.3)

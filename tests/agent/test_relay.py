@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Commands that the agent runs for a person, under its own conditions."""
+"""Commands that the agent runs for an administrator, in its own environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ address = 10.0.0.11
 agent = {agent}
 """
 
-# A fence agent that tells in what environment it runs.
+# A fence agent that reports its environment.
 TELLS = """
 [ "$1" != -o ] || exec cat <<END
 <resource-agent><actions><action name="off"/><action name="status"/></actions></resource-agent>
@@ -49,7 +49,7 @@ def check(world: World, *, output: int = subprocess.PIPE, **more: str) -> subpro
 
 
 def prepare(world: World, more: str = "") -> Path:
-    """A world with one host, and a device that answers."""
+    """Sets up a host with a device that answers."""
     agent = world.command(TELLS.format(more=more), "fence_tells")
     hosts = world.folder / "hosts"
     hosts.write_text(HOSTS.format(agent=agent))
@@ -76,7 +76,7 @@ def test_a_failure_and_a_mistake_have_their_exit_status(world: World) -> None:
     done = check(world)
     assert "FAILED" in done.communicate(timeout=20)[0]
     assert done.returncode == 1
-    # It is about the files as they are, and not as the agent has read them.
+    # The check reads the current files, not the agent's state.
     hosts.write_text("nonsense\n")
     done = check(world)
     assert f"{hosts}, line 1" in done.communicate(timeout=20)[1]
@@ -142,7 +142,8 @@ def test_nothing_else_can_be_run(world: World) -> None:
             connection.connect(str(world.runtime / "relay"))
             socket.send_fds(connection, [asked or b" "], [1, 1, 1])
             if not asked.endswith(b"\n"):
-                # Else it would end what it runs, as for anyone that goes.
+                # Not after a complete one: the agent would take EOF for a client that has gone,
+                # and end the command.
                 connection.shutdown(socket.SHUT_WR)
             connection.settimeout(20)
             assert connection.recv(10) == b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases for requests whose hosts have fence devices: the agent, fence_ipmilan, a simulated BMC."""
+"""Cases for requests for hosts with devices: the agent, fence_ipmilan, a simulated BMC."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bmc(world: World) -> Iterator[Bmc]:
 
 
 def serve(world: World, *levels: str, **values: object) -> Agent:
-    """An agent that fences one host by devices, and others by a command that notes it."""
+    """An agent that fences one host by devices, and others by a command that records it."""
     headers = ["[node1]\naddress = 10.0.0.11, fd00::11", "[node1 level 2]"]
     sections = [f"{header}\n{level}" for header, level in zip(headers, levels, strict=False)]
     hosts = world.folder / "hosts"
@@ -32,7 +32,7 @@ def serve(world: World, *levels: str, **values: object) -> Agent:
 
 
 def test_device_first_else_the_command(world: World, bmc: Bmc) -> None:
-    """A host that has devices is fenced by these, and every other one by the command."""
+    """A host with devices is fenced by them, any other by the command."""
     agent = serve(world, bmc.parameters())
     other = world.request(rid(1), address="10.0.0.12")
     until_result(other, "fenced")
@@ -46,7 +46,7 @@ def test_device_first_else_the_command(world: World, bmc: Bmc) -> None:
 
 
 def test_failures_of_a_bmc_end_in_error(world: World, bmc: Bmc) -> None:
-    """Wrong password, a BMC that cannot be reached, and one that lies: all end in `error`."""
+    """A wrong password, an unreachable BMC and a lying one all end in `error`."""
     world.timeout(10)
     silent = bmc.parameters().replace(str(bmc.port), str(free_port())) + "limit = 5\n"
     stubborn = bmc.parameters() + "power_timeout = 2\n"
@@ -74,7 +74,7 @@ def test_failures_of_a_bmc_end_in_error(world: World, bmc: Bmc) -> None:
 
 
 def test_next_level_within_the_time(world: World, bmc: Bmc) -> None:
-    """Where the first level's BMC cannot be reached, the second has its turn in time."""
+    """If the first level's BMC is unreachable, the second is tried in time."""
     world.timeout(15)
     silent = bmc.parameters().replace(str(bmc.port), str(free_port()))
     serve(world, silent, bmc.parameters())
@@ -84,7 +84,7 @@ def test_next_level_within_the_time(world: World, bmc: Bmc) -> None:
 
 
 def test_no_way_to_fence(world: World, bmc: Bmc) -> None:
-    """A host without a device is an error where there is no command, and the log says why."""
+    """Without a device and a command the request fails, and the log says why."""
     agent = serve(world, bmc.parameters(), run="", retries=0)
     request = world.request(rid(1), address="10.0.0.12")
     until_result(request, "error")
@@ -92,7 +92,7 @@ def test_no_way_to_fence(world: World, bmc: Bmc) -> None:
 
 
 def test_hosts_are_read_again(world: World, bmc: Bmc) -> None:
-    """On SIGHUP the hosts file counts as it is now; with a mistake in it, as it was."""
+    """SIGHUP reloads the hosts file; if it has a mistake, the old contents stay in use."""
     agent = serve(world, bmc.parameters())
     hosts = world.folder / "hosts"
     before = hosts.read_text()
@@ -109,7 +109,7 @@ def test_hosts_are_read_again(world: World, bmc: Bmc) -> None:
 
 
 def test_missing_agent_does_not_stop_the_others(world: World, bmc: Bmc) -> None:
-    """A host whose fence agent is missing is logged with its line; the others are served."""
+    """A missing fence agent is logged with its line; other hosts are served."""
     hosts = world.folder / "hosts"
     hosts.write_text(
         "[node2]\naddress = 10.0.0.12\nagent = fence_nobody\n"
@@ -124,7 +124,7 @@ def test_missing_agent_does_not_stop_the_others(world: World, bmc: Bmc) -> None:
 
 
 def test_form_stops_the_start(world: World) -> None:
-    """An agent whose hosts file has a mistake in its form does not start, and names the line."""
+    """With a syntax error in the hosts file the agent does not start, and names the line."""
     hosts = world.folder / "hosts"
     hosts.write_text("[node1]\naddress = 10.0.0.11\nagent = fence_nobody\naction = on\n")
     world.configure("exit 0", hosts=hosts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent as a process, serving a folder that looks like /sys."""
+"""The agent as a process, serving a folder that imitates /sys."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_an_incomplete_directory_waits_for_another_look(world: World, name: str)
 
 
 def test_a_reload_lends_no_proof_to_another_host(world: World) -> None:
-    """What was another host when an attempt began is not fenced by it."""
+    """An attempt does not fence an address that belonged to another host when it began."""
     fakes = [Fake(world.folder / f"device{number}") for number in (1, 2)]
     for fake in fakes:
         fake.does("off", f"while ! test -e {world.folder}/go; do sleep 0.05; done")
@@ -164,7 +164,7 @@ def test_a_reload_lends_no_proof_to_another_host(world: World) -> None:
     [("elapsed_secs", "soon"), ("elapsed_secs", "nan"), ("rid", ""), ("rid", "node7")],
 )
 def test_what_cannot_be_read_is_said_once(world: World, name: str, content: str) -> None:
-    # At an address of this host the agent compares the rid with those of its mounts.
+    # For an address of this host the agent compares the rid with this host's mounts.
     directory = world.request(address="127.0.0.1")
     right = (directory / name).read_text()
     (directory / name).write_text(f"{content}\n")
@@ -185,7 +185,7 @@ def test_no_sysfs_directory_is_no_error(world: World) -> None:
     agent.stop()
 
 
-# All at once.
+# Concurrency.
 
 
 def test_hosts_are_fenced_at_the_same_time(world: World) -> None:
@@ -197,7 +197,7 @@ def test_hosts_are_fenced_at_the_same_time(world: World) -> None:
     assert time.monotonic() - began < 3
 
 
-# Notes how many run at the same time.
+# Records how many run at the same time.
 COUNTED = "mkdir -p now; touch now/$$; ls now | wc -l >>record; sleep {}; rm now/$$"
 
 
@@ -210,7 +210,7 @@ def test_one_address_is_fenced_by_one_command_at_a_time(world: World) -> None:
 
 
 def test_requests_for_one_host_share_a_command(world: World) -> None:
-    """Those that were made before it began are answered by it, those made later by the next one."""
+    """It answers the requests made before it began; the next one answers later requests."""
     directories = [world.request(rid(n), mount=f"scoutfs/{n}") for n in range(3)]
     agent = world.agent(wait_for_go())
     until(world.recorded, "it runs")
@@ -239,7 +239,7 @@ def test_requests_by_several_addresses_of_a_host_share_an_attempt(world: World) 
     for directory in directories:
         until_result(directory, "fenced")
     assert fake.actions() == ["off", "status"]
-    # What is proven of the host by one address is known by another one, too.
+    # A proof for one address of a host counts for its other addresses too.
     until(lambda: world.remembers(rid(1)), "it is written down")
     remove(directories[0])
     again = world.request(rid(1), address="0.0.0.0", inet="fd00::11")
@@ -249,7 +249,7 @@ def test_requests_by_several_addresses_of_a_host_share_an_attempt(world: World) 
 
 
 def test_a_command_that_names_the_mount_fences_no_other(world: World) -> None:
-    """One that unmounts must not answer for the host's other mounts."""
+    """A command that unmounts must not answer for the host's other mounts."""
     good = world.request(rid(1), mount="scoutfs/1")
     bad = world.request(rid(2), mount="scoutfs/2")
     world.agent(f"test $SCOUTFS_FENCED_REQ_RID = {rid(1)}", retries=0)
@@ -322,10 +322,10 @@ def test_a_first_try_is_before_anothers_second(world: World) -> None:
 
 def test_thousands_of_requests(world: World) -> None:
     many = 5000
-    # Longer than it takes on a slow machine to start so many commands.
+    # Longer than a slow machine takes to start so many commands.
     world.timeout(600)
     directories = [world.request(rid(n), address=f"10.0.{n >> 8}.{n & 255}") for n in range(many)]
-    # Within a limit that does not let all files be open at once.
+    # The limit on open files does not allow all of them to be open at once.
     agent = world.agent("exit 0", delay=1, stop_timeout=0.1)
     until_result(directories[-1], "fenced", 240)
     files = len(os.listdir(f"/proc/{agent.process.pid}/fd"))
@@ -337,7 +337,7 @@ def test_thousands_of_requests(world: World) -> None:
         return not left
 
     until(all_fenced, "all are fenced", 240)
-    # A look over those that are known opens none of their files.
+    # A scan opens no files of known requests.
     ticks = Path(f"/proc/{agent.process.pid}/stat")
     time.sleep(0.5)
     before = [int(field) for field in ticks.read_text().rpartition(")")[2].split()[11:13]]
@@ -347,7 +347,7 @@ def test_thousands_of_requests(world: World) -> None:
     assert not agent.lines("unexpected|cannot")
 
 
-# Limits and tries.
+# Limits and retries.
 
 
 def test_a_limit_ends_a_command_and_its_children(world: World) -> None:
@@ -369,7 +369,7 @@ def test_error_is_written_before_the_kernel_gives_up(world: World) -> None:
     began = time.monotonic()
     directory = world.request(elapsed=12)
     until_result(directory, "error")
-    # It is as old as 13 s, and the margin is a tenth.
+    # Its age may count as 13 s, and the margin is a tenth.
     assert 4 < time.monotonic() - began < 7
     agent.says("could not be fenced, no time is left; this goes on: running .*, for up to 20")
 
@@ -401,7 +401,7 @@ def test_error_is_told_only_when_no_time_is_left(world: World) -> None:
     began = time.monotonic()
     directory = world.request()
     until_result(directory, "error")
-    # It is as old as 1 s, the margin is a tenth, and no pause fits into what is left.
+    # Its age may count as 1 s, the margin is a tenth, and no pause fits into the rest.
     assert 6 < time.monotonic() - began < 9
     assert 4 <= len(world.recorded()) <= 8
 
@@ -422,16 +422,16 @@ def test_a_pause_gives_the_turn_to_others(world: World) -> None:
     assert result(failing) == ""
 
 
-# Requests that go, or are finished by others.
+# Requests that disappear or are finished by others.
 
 
 def wait_for_go(then: str = "") -> str:
-    """A script that notes its process id and runs until a file is there."""
+    """A script that records its process id and runs until a file exists."""
     return f"echo $$ >>record; while ! test -e go; do sleep 0.05; done; {then}"
 
 
 def test_a_request_that_goes_does_not_end_its_command(world: World) -> None:
-    """The next leader asks for the same rid, and its request joins."""
+    """The next leader requests the same rid, and its request joins the command."""
     directory = world.request()
     agent = world.agent(wait_for_go())
     until(world.recorded, "it runs")
@@ -543,9 +543,9 @@ def test_a_request_that_is_finished_elsewhere_does_not_end_its_command(
 
 
 def test_a_result_does_not_reach_a_request_made_again(world: World) -> None:
-    """The same rid at another address: the proof is not about that."""
+    """The same rid at another address: the proof does not cover it."""
     directory = world.request()
-    # It succeeds with the new directory in place, before the agent can have seen that.
+    # The command succeeds after the new directory is in place but before the agent can notice it.
     script = (
         f"test -e record && exec sleep 60; touch record; rm -r {directory}; mv other {directory}"
     )
@@ -569,7 +569,7 @@ def test_one_that_goes_before_its_turn(world: World) -> None:
 
 
 def test_one_that_is_made_again_before_its_turn(world: World) -> None:
-    """The new one has to be found before it is served: its time is another."""
+    """The new request must be found before it is served, as it has another deadline."""
     world.request(elapsed=5)
     waiting = world.request(rid(2), mount="scoutfs/2")
     agent = world.agent(wait_for_go(), delay=60)
@@ -596,7 +596,7 @@ def test_one_that_is_finished_before_its_turn(world: World) -> None:
     assert result(waiting) == "error"
 
 
-# Stopping, and being killed.
+# Stopping and being killed.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -608,7 +608,7 @@ def test_a_signal_ends_the_wait_between_two_looks(world: World, number: signal.S
 
 
 def test_a_signal_lets_running_commands_finish_and_serves_others_meanwhile(world: World) -> None:
-    """Nothing waits for the next agent while this one waits for a command."""
+    """While the agent waits for a command, new requests do not wait for the next agent."""
     running = world.request(elapsed=5)
     agent = world.agent(
         f"test $SCOUTFS_FENCED_REQ_IP = 10.0.0.3 && exit 0; {wait_for_go()}", run_fences="host"
@@ -784,7 +784,7 @@ def test_sighup_with_a_configuration_that_hangs_holds_nobody_up(world: World) ->
     agent.stop()
 
 
-# The log, and the status.
+# The log and the status.
 
 
 def test_a_reader_of_the_log_that_goes_does_not_end_the_agent(world: World) -> None:
@@ -876,7 +876,7 @@ def test_who_asks_for_the_status_and_goes_does_no_harm(world: World) -> None:
 def test_an_agent_of_which_a_part_fails_ends_and_says_so(
     world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], part: type
 ) -> None:
-    """Half an agent would be one that systemd does not replace."""
+    """systemd would not replace an agent that runs on without one of its parts."""
 
     async def fail(*_: object) -> None:
         await asyncio.sleep(0.1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel tells of requests, and what the agent makes of it."""
+"""The kernel's uevents about requests, and the agent's reactions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_other_messages_are_none(other: bytes) -> None:
 
 
 class Socket:
-    """Messages as they come, each with its sender."""
+    """A socket that returns these messages in order, each with its sender."""
 
     def __init__(self, *messages: tuple[bytes, int] | OSError) -> None:
         self._messages = list(messages)
@@ -101,11 +101,11 @@ def test_there_is_room_for_thousands() -> None:
     uevents.close()
 
 
-# What the server makes of them.
+# The server's reactions.
 
 
 def serve(world: World, script: str, act: Callable[[Server], Awaitable[None]]) -> None:
-    """Does something with a server that does not look by itself."""
+    """Runs `act` on a server that does not scan on its own."""
     command = (str(world.command(script)),)
 
     async def main() -> None:
@@ -175,7 +175,7 @@ def test_change_by_others_does_not_end_the_command(world: World) -> None:
 
 
 def answer_as_sysfs(_files: RequestFiles) -> bool:
-    """How the open files of a request that is gone answer."""
+    """Fails like the open files of a request that is gone."""
     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
@@ -197,7 +197,7 @@ def test_remove_does_not_end_the_command(world: World, monkeypatch: pytest.Monke
 
 
 def test_remove_of_an_earlier_one_ends_nothing(world: World) -> None:
-    """A look may have found the next of the same name before its messages are read."""
+    """A scan may find the next request of the same name before its messages are read."""
     directory = world.request()
 
     async def act(server: Server) -> None:
@@ -247,7 +247,7 @@ def test_no_socket_is_no_obstacle(world: World, monkeypatch: pytest.MonkeyPatch)
 def test_a_directory_that_cannot_be_read_is_told_of_once(
     world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot be served is logged once, whatever the reason."""
+    """A request that cannot be served is logged once, whatever the reason."""
     directory = world.request().parent
     scandir = os.scandir
 
@@ -270,7 +270,7 @@ def test_a_directory_that_cannot_be_read_is_told_of_once(
 def test_an_answer_is_not_lost_with_files_that_cannot_be_opened(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is written down, and the next try writes it."""
+    """It is remembered, and the next attempt writes it."""
     directory = world.request()
     opened = RequestFiles.__init__
 
@@ -323,7 +323,7 @@ def test_a_record_is_not_lost_with_files_that_cannot_be_opened(
 def test_an_attempt_that_does_not_end_is_ended(
     world: World, monkeypatch: pytest.MonkeyPatch, proves: bool
 ) -> None:
-    """As if the power could not be switched on again: other requests for the host do not wait."""
+    """As if the power could not be switched on again: other requests for the host go on."""
     directory = world.request()
 
     async def hang(*_: object, proven: Callable[[Proof], None], **_more: object) -> None:
@@ -343,7 +343,7 @@ def test_an_attempt_that_does_not_end_is_ended(
 
 
 def test_slots_go_to_the_most_urgent() -> None:
-    """A place that is moved forward is granted once, whatever else is as urgent."""
+    """A place that is moved forward is granted once, even if others are as urgent."""
 
     async def main() -> None:
         slots = Slots(1)
@@ -365,7 +365,7 @@ def test_slots_go_to_the_most_urgent() -> None:
     asyncio.run(main())
 
 
-# Results that the kernel does not take.
+# Results that the kernel refuses.
 
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.ESTALE, errno.EIO])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest in which a module is measured."""
+"""The guest in which a module is benchmarked."""
 
 import subprocess
 from pathlib import Path
@@ -8,7 +8,7 @@ BENCH = Path(__file__).resolve().parent
 TOP = BENCH.parents[1]
 LAB = TOP / "scripts" / "lab"
 
-# A hundred thousand requests and as many floors want room, and log much.
+# A hundred thousand requests and as many floors need much memory and a large log.
 MEGABYTES = 2048
 KERNEL_ARGUMENTS = "log_buf_len=16M nokaslr"
 SECONDS = 1800
@@ -17,7 +17,7 @@ SECONDS = 1800
 def boot(
     kernel: str, module: Path, log: Path, options: tuple[str, ...], program: str, *arguments: str
 ) -> subprocess.Popen[str]:
-    """Boots it to run a program of this folder, with the module's name as argument."""
+    """Boots the guest to run a program of this folder, with the module's name as first argument."""
     additions = {
         BENCH / "guest.py": "/bench/guest.py",
         BENCH / "profile_guest.py": "/bench/profile_guest.py",

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What was measured, with the bound of each figure beside it."""
+"""Turns measurements into figures with their bounds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# What the guest found, as it came out of JSON.
+# The guest's results, decoded from JSON.
 Found = dict[str, Any]
 
-# Where the finished request is, among those that are pending.
+# The position of the finished request among the pending ones.
 FINISHED = {
     "nowhere": "none finished",
     "front": "the oldest finished",
@@ -20,19 +20,19 @@ FINISHED = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The most that each figure may be."""
+    """The upper bound of each figure."""
 
-    # A request's life, as a multiple of the floor's.
+    # A request's whole life, relative to the floor's.
     ratio: float
-    # The same until its events have been sent, as a multiple of that of a notifying floor.
+    # The same until its events have been sent, relative to a notifying floor.
     sent: float
-    # How much more than the floor a function may grow with the number of requests.
+    # How much more than the floor a function's cost may grow with the number of requests.
     growth: float
-    # Waking, as a multiple of what it takes by a notifying floor: the median, and the 99th
-    # percentile, which is a matter of what else the machine does in that moment.
+    # Wake-up latency relative to a notifying floor: the median, and the 99th percentile, which
+    # depends on the machine's other activity.
     waking: float
     late_waking: float
-    # A request's memory, as a multiple of the floor's.
+    # A request's memory, relative to the floor's.
     memory: float
     module_bytes: int
     load_milliseconds: float
@@ -43,19 +43,19 @@ FULL = Bounds(
     # scoutfs's C code is at 1.30.
     ratio=1.30,
     sent=1.30,
-    # The write to `fenced` is at 0.30 on Debian's default kernel, for the way down a tree.
+    # The write to `fenced` is at 0.30 on Debian's default kernel, because of a tree lookup.
     growth=0.35,
-    # There a single waiter is at 1.69, of a floor that is a sixth of that on Linux 7.3.
+    # On that kernel a single waiter is at 1.69; the floor there is a sixth of Linux 7.3's.
     waking=2.0,
     late_waking=4.0,
     memory=2.0,
-    # With the Rust inside that a kernel lacks it is twice as large.
+    # The module is twice as large if it embeds the Rust code that a kernel lacks.
     module_bytes=256 << 10,
-    # Most of it is the kernel's, for tracepoints and symbols.
+    # The kernel spends most of this, on tracepoints and symbols.
     load_milliseconds=30,
     unload_milliseconds=200,
 )
-# Never missed by chance: it is the shape that these are about.
+# Never missed by chance; these only check the shape.
 SHORT = Bounds(
     ratio=1.5,
     sent=1.5,
@@ -75,19 +75,19 @@ class Figure:
     measured: str
     floor: str
     bound: str
-    # None if the figure only explains another one.
+    # None if the figure only explains another.
     kept: bool | None
 
 
 def growth(by_count: dict[str, dict[str, float]]) -> tuple[float, float]:
-    """What a function takes with the most requests, and how many times more that is."""
+    """A function's cost with the most requests, and its ratio to that with the fewest."""
     counts = sorted(by_count, key=int)
     least, most = (by_count[counts[end]]["median"] for end in (0, -1))
     return most, most / least
 
 
 def figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
-    """All of them; `unit` is what the guest's clock counts."""
+    """All figures; `unit` is the guest's clock's unit."""
     yield from cycle_figures(found, bounds, unit)
     yield from growth_figures(found, bounds, unit)
     yield from drain_figures(found, bounds, unit)
@@ -97,8 +97,8 @@ def figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
 
 def cycle_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
     """
-    A request also sends three uevents and wakes pollers, off the callers' path. Including that, it
-    is compared with a floor that does the same in plain C.
+    A request also sends three uevents and wakes pollers, off the callers' path. The figure that
+    includes these is compared with a floor that does the same in plain C.
     """
     for listeners in ("without a listener", "with a listener"):
         lives = found[listeners]
@@ -213,7 +213,7 @@ def size_figures(found: Found, bounds: Bounds, unit: str) -> Iterator[Figure]:
 
 
 def by_pending(found: Found) -> dict[str, dict[str, float]]:
-    """What each function takes with so many requests, the finished one in the worst position."""
+    """Each function's cost by number of requests, with the finished one in the worst position."""
     return {
         function: {
             count: max(places[place][count]["median"] for place in ("nowhere", "front", "back"))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Measures in the guest. Prints its progress, and in its last line the results as JSON.
+Benchmarks a module in the guest. Prints progress, and finally one line with the results as JSON.
 
 guest.py MODULE SHORT    where MODULE is the name of the module to measure, SHORT is 0 or 1
 """
@@ -21,7 +21,7 @@ BENCH = "fence_bench"
 FILE = Path("/sys/kernel/debug", BENCH)
 PROBE = 0xABCDEF
 
-# What the command "rounds" measures, in its order; the last four are many calls each.
+# The values of the command "rounds", in order; each of the last four covers many calls.
 ROUND = (
     *("make", "floor write", "remove"),
     *("make and notify", "write and notify", "remove and notify"),
@@ -31,17 +31,17 @@ ROUND = (
 LOOKING = ROUND[-4:]
 CALLS = 64
 
-# What adds up to a request's life, and to that of the floors.
+# The values that add up to the life of a request or floor.
 LIVES = {
     "floor": ("make", "remove"),
     "notifying floor": ("make and notify", "write and notify", "remove and notify"),
     "request": ("start", "write to fenced", "next once", "free"),
 }
 
-# For how many seconds the machine must have been idle for the most part.
+# The machine has settled after being mostly idle for this many seconds.
 SETTLED = 0.1
 
-# What listens to uevents.
+# For listening to uevents.
 NETLINK_KOBJECT_UEVENT = 15
 SO_RCVBUFFORCE = 33
 
@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 
 def summary(values: Iterable[float]) -> Summary:
-    """The median of some samples, and how they spread."""
+    """The median and spread of samples."""
     ordered = sorted(values)
     last = len(ordered) - 1
 
@@ -70,7 +70,7 @@ def summary(values: Iterable[float]) -> Summary:
 
 
 def command(*words: object) -> list[int]:
-    """Has the module do something, and returns what it measured."""
+    """Sends a command to the module; returns its measurements."""
     file = os.open(FILE, os.O_RDWR)
     try:
         os.write(file, " ".join(map(str, words)).encode())
@@ -85,23 +85,23 @@ def command(*words: object) -> list[int]:
 
 
 def table(columns: int, *words: object) -> list[list[int]]:
-    """The same for a command that measures several things round by round: one list for each."""
+    """The same for a command with several values per round; returns one list for each value."""
     values = command(*words)
     return [values[column::columns] for column in range(columns)]
 
 
 def rounds(count: int) -> dict[str, list[int]]:
-    """What a number of rounds measured."""
+    """Measures a number of rounds."""
     return dict(zip(ROUND, table(len(ROUND), "rounds", count), strict=True))
 
 
 def lifetimes(columns: dict[str, list[int]], life: str) -> list[int]:
-    """The sum of its parts, for each round."""
+    """The sum of a life's parts for each round."""
     return [sum(parts) for parts in zip(*(columns[part] for part in LIVES[life]), strict=True)]
 
 
 def slab_bytes() -> int:
-    """What the slab allocator has handed out."""
+    """The bytes handed out by the slab allocator."""
     lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
     fields = (line.split() for line in lines)
     return sum(int(active) * int(size) for _, active, _, size, *_ in fields)
@@ -123,7 +123,7 @@ def idle_ticks() -> int:
 
 
 class Bench:
-    """Everything that is measured, in the order in which it is."""
+    """All measurements, in order."""
 
     def __init__(self, module: str, short: bool) -> None:
         self.module = module
@@ -149,7 +149,7 @@ class Bench:
         return self.found
 
     def begin(self) -> None:
-        """Loads what is measured and what measures."""
+        """Loads the module to measure and the benchmark module."""
         kernel.load(self.module)
         kernel.load(BENCH)
         self.find_directory()
@@ -172,7 +172,7 @@ class Bench:
         self.found["module_bytes"] = size
 
     def find_directory(self) -> None:
-        """Wherever the module that is measured shows its requests."""
+        """Finds the directory in which the measured module shows its requests."""
         command("start", f"{PROBE:x}")
         found = list(Path("/sys/fs").glob(f"**/{PROBE:016x}"))
         if len(found) != 1:
@@ -182,13 +182,13 @@ class Bench:
         command("directory", found[0].parent, self.found["files"])
 
     def let_requests_wait(self) -> None:
-        """Making and measuring many takes longer than a request usually lasts."""
+        """Raises the timeout: making and measuring many requests takes longer than the default."""
         parameter = Path("/sys/module", self.module, "parameters/timeout_ms")
         if parameter.exists():
             parameter.write_text("3600000")
 
     def cycle(self, name: str) -> None:
-        """One request's life, and that of a floor."""
+        """Measures the lives of a request and the floors."""
         say(f"one request, {name}")
         rounds(50)
         columns = rounds(self.rounds)
@@ -199,7 +199,7 @@ class Bench:
         self.found[name] = found | {name: summary(values) for name, values in sent.items()}
 
     def until_sent(self, lives: str) -> list[float]:
-        """What one of many takes until all of their events have been sent."""
+        """Measures many lives until all their events have been sent; returns the share of each."""
         samples = []
         for _ in range(5):
             samples += [value / self.rounds for value in command(lives, self.rounds)]
@@ -207,20 +207,20 @@ class Bench:
         return samples
 
     def cycle_with_listener(self) -> None:
-        """The same with a listener for uevents whose buffer holds all of them."""
+        """The same with a uevent listener whose buffer holds all events."""
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT) as netlink:
             netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
             netlink.bind((0, 1))
             self.cycle("with a listener")
 
     def pending(self, count: int) -> None:
-        """Each function, while so many requests are pending."""
+        """Measures each function with this many pending requests."""
         say(f"{count} pending")
         before = slab_bytes()
         command("fill_floor", count)
         between = slab_bytes()
         command("fill", count)
-        # The last one counts: with many requests other activity does not matter.
+        # The last count is kept: with many requests other activity is negligible.
         self.found["floor_bytes"] = (between - before) / count
         self.found["request_bytes"] = (slab_bytes() - between) / count
 
@@ -238,7 +238,7 @@ class Bench:
         self.dropping(count)
 
     def each_function(self, count: int, where: str) -> None:
-        """`where` says which requests are finished."""
+        """Measures each function; `where` names the position of the finished request."""
         settle()
         number = max(20, self.rounds // 4 if count <= 100 else self.rounds // 10)
         rounds(5)
@@ -254,7 +254,7 @@ class Bench:
         self.functions.setdefault(function, {}).setdefault(where, {})[count] = summary(values)
 
     def dropping(self, count: int) -> None:
-        """What stop and destroy take for each request that they drop."""
+        """Measures the cost of stop and destroy per dropped request."""
         samples: dict[str, list[float]] = {"floor": [], "stop": [], "destroy": []}
         for _ in range(20 if count <= 100 else 1):
             for function in ("stop", "destroy"):
@@ -267,7 +267,7 @@ class Bench:
             self.add(function, "dropping", count, values)
 
     def draining(self) -> None:
-        """Requests that finish in reverse order, the time for each."""
+        """Measures the time per request when requests finish in reverse order."""
         drained: dict[str, dict[int, dict[str, Summary]]] = {}
         for how in ("each", "all"):
             for count in self.drains:
@@ -286,7 +286,7 @@ class Bench:
         self.found["drains"] = drained
 
     def waiting(self) -> None:
-        """From the write to each waiter's return."""
+        """Measures the time from the write to each waiter's return."""
         waits: dict[str, dict[int, Summary]] = {}
         for kind in ("floor", "wait_fenced", "wait_next"):
             for waiters in (1, 100):

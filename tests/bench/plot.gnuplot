@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Draws what each function takes against the number of pending requests: a table of columns with
-# their names in its first line. Called with the names of the table and of the picture.
+# Plots each function's cost against the number of pending requests, from a table with column names
+# in its first line. Arguments: the table and the picture.
 
 set terminal svg size 900,520 font "sans-serif,14" background "white" name "scoutfs_fence"
 set output ARG2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Runs in the guest for `tests/bench/profile`: prints where the kernel's functions are, and then makes
-one request after the other.
+Runs in the guest for `tests/bench/profile`: prints the addresses of the kernel's functions, and
+then makes one request after another.
 
 profile_guest.py MODULE    where MODULE is the name of the module to measure
 """
@@ -24,7 +24,7 @@ def main(module: str) -> None:
     print(base64.b64encode(zlib.compress(symbols.encode())).decode(), flush=True)
     while True:
         rounds(1)
-        # Until its events are sent: each time of one request.
+        # Waits until the events are sent, so that each batch is of one request.
         time.sleep(0.05)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is measured in the guest: the agent, and beside it a loop that polls."""
+"""Benchmarks the agent in the guest, and a polling loop for comparison."""
 
 import statistics
 import subprocess
@@ -16,7 +16,7 @@ from fence import QUORUM_BLOCK_LEADER, Mount, Stopwatch, equal
 
 HERE = Path(__file__).resolve().parent
 
-# What was promised of the agent, too.
+# Another promised bound of the agent.
 MOST_SECONDS = 10
 
 MOST_SECONDS_OF_LEADER = 12
@@ -24,12 +24,12 @@ MOST_SECONDS_OF_LEADER = 12
 HOSTS = 8
 SECONDS_PER_HOST = 8
 
-# The loop needs longer than the kernel would wait.
+# The loop needs longer than the default timeout.
 TIMEOUT_MS = 600_000
 
 
 class PollingLoop(Agent):
-    """The loop, which is given the agent's command."""
+    """The loop, run with the agent's command."""
 
     def launch(self, *options: str) -> None:
         with self.output.open("wb") as output:
@@ -40,7 +40,7 @@ class PollingLoop(Agent):
 
 @dataclass
 class Figures:
-    """What was measured of one of them."""
+    """The measurements of the agent or the loop."""
 
     name: str
     # In milliseconds.
@@ -54,7 +54,7 @@ class Figures:
 
 
 def floor(times: int) -> Figures:
-    """What starting the command takes by itself: no agent can be faster."""
+    """Measures the start of the command alone: no agent can be faster."""
     with tempfile.TemporaryDirectory() as folder:
         it = Agent(Path(folder))
         command = it.command("exit 0")
@@ -70,7 +70,7 @@ def floor(times: int) -> Figures:
 def measure(
     name: str, kind: Callable[[Path], Agent], mount: Mount, times: int, tries: int = 1
 ) -> Figures:
-    """Measures one of them with new requests."""
+    """Measures the agent or the loop with new requests."""
     with tempfile.TemporaryDirectory() as folder:
         it = kind(Path(folder))
         it.configure("exit 0", delay="600", parallel=HOSTS, limit=60)
@@ -90,10 +90,10 @@ def measure(
 
 
 def leader(mount: Mount) -> float:
-    """Seconds until a former leader's host is fenced, the first of whose devices is silent.
+    """Seconds until a former leader's host is fenced if its first device is silent.
 
-    scoutfs waits 15 s for that, and asks anew at the next election: devices that had half of the
-    kernel's 30 s each would never come to the second one.
+    scoutfs waits 15 s for that, and asks again at the next election: if each device had half of the
+    kernel's 30 s, the agent would never get to the second one.
     """
     with tempfile.TemporaryDirectory() as folder:
         it = Agent(Path(folder))
@@ -117,7 +117,7 @@ def leader(mount: Mount) -> float:
 
 
 def device(path: Path, off: str) -> Path:
-    """A fence agent that does this for `off`, and says that the host is off."""
+    """Writes a fence agent that runs `off` for that action, and reports that the host is off."""
     path.write_text(
         "#!/bin/sh\n"
         "metadata() {\n"
@@ -141,7 +141,7 @@ def device(path: Path, off: str) -> Path:
 
 
 def main() -> int:
-    """Prints a table; returns how many bounds the agent misses."""
+    """Prints a table; returns the number of bounds that the agent misses."""
     kernel.load_both()
     kernel.TIMEOUT_MS.write_text(f"{TIMEOUT_MS}\n")
     mount = Mount(HERE / "mount")

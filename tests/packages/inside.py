@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is tried on the booted system, as root and with Debian's own systemd: see run.
+"""Steps to run on the booted system, as root and with Debian's own systemd: see run.
 
-The names of the steps are the arguments. What is printed here ends up on the host.
+The arguments are the names of steps. All output goes to the host.
 """
 
 import os
@@ -68,9 +68,9 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None
 
 
 def runs(name: str) -> bool:
-    """Does any process have this in its command line?"""
+    """Whether any process has this in its command line."""
     for line in Path("/proc").glob("[0-9]*/cmdline"):
-        # It may have ended meanwhile.
+        # The process may have ended.
         with suppress(OSError):
             if name in line.read_text():
                 return True
@@ -83,7 +83,7 @@ def journal() -> str:
 
 @step
 def module_from_source_loads() -> None:
-    """The module that was built from the archive loads, and can be unloaded."""
+    """The module built from the source archive can be loaded and unloaded."""
     [module] = (HERE / "from-source" / os.uname().release).iterdir()
     run("insmod", module)
     true(Path("/sys/module/scoutfs_fence").exists(), "scoutfs_fence is loaded")
@@ -92,7 +92,7 @@ def module_from_source_loads() -> None:
 
 @step
 def module_is_loaded_with_the_filesystem() -> None:
-    """modprobe of a filesystem loads our module, the one that DKMS installed."""
+    """modprobe of a filesystem loads our module, as installed by DKMS."""
     run("modprobe", FILESYSTEM)
     true(Path("/sys/module/scoutfs_fence").exists(), "scoutfs_fence is loaded")
     version = Path("/sys/module/scoutfs_fence/version").read_text().strip()
@@ -101,7 +101,7 @@ def module_is_loaded_with_the_filesystem() -> None:
 
 
 def commands_of_readme() -> list[str]:
-    """What README says to do once the packages are installed, but for editing."""
+    """README's commands for after the installation, without the editing."""
     [block] = re.findall(
         r"^apt install \./dist/\*\.deb .*\n((?:.+\n)*)```$", (HERE / "README.md").read_text(), re.M
     )
@@ -112,7 +112,7 @@ def commands_of_readme() -> list[str]:
 
 @step
 def unit_is_active() -> None:
-    """As README says it, the agent starts; it takes the name of scoutfs-utils's unit."""
+    """Following README, the agent starts; its unit takes over the name of scoutfs-utils's unit."""
     true(shown("ActiveState") == "inactive", "it does not start before it is told to")
     COMMAND.write_text(f"#!/bin/sh\nuntil [ -e {GO} ]; do sleep 0.1; done\n")
     COMMAND.chmod(0o755)
@@ -125,8 +125,8 @@ def unit_is_active() -> None:
 
 
 def fenced(rid: int) -> None:
-    """Makes a request and waits for it; the agent's word is in the journal."""
-    # They read the kernel's log when they are imported, and need the module.
+    """Makes a request and waits until it is fenced and the agent has logged it."""
+    # Imported here because importing it reads the kernel's log and needs the module.
     from fence import Mount
 
     mount = Mount(Path("/mnt"))
@@ -142,13 +142,13 @@ def fenced(rid: int) -> None:
 
 @step
 def request_is_served() -> None:
-    """A request is fenced by the agent's command, and journalctl shows it."""
+    """The agent's command fences a request, and journalctl shows it."""
     fenced(0x2F1A90C37BE5D468)
 
 
 @step
 def upgrade_loses_nothing() -> None:
-    """An upgrade restarts the agent; configuration and a running request stay."""
+    """An upgrade restarts the agent but keeps its configuration and a pending request."""
     from fence import Mount
 
     configuration = Path("/etc/scoutfs/scoutfs-fenced.conf").read_text()
@@ -156,7 +156,7 @@ def upgrade_loses_nothing() -> None:
     hosts.write_text(hosts.read_text() + "# An administrator was here.\n")
     before, pid = run("scoutfs-fenced", "--version"), shown("MainPID")
     GO.unlink()
-    # The old agent gives its command half a minute before the new one starts.
+    # Before the new agent starts, the old one gives its command half a minute.
     TIMEOUT.write_text(f"{10 * MILLISECONDS}\n")
     rid = 0x5EED0FFE2D000001
     mount = Mount(Path("/mnt"))
@@ -179,7 +179,7 @@ def upgrade_loses_nothing() -> None:
 
 @step
 def other_agent_can_take_over() -> None:
-    """Disabling our unit gives the name back to scoutfs-utils's, and back; never do both run."""
+    """The unit name can be handed to scoutfs-utils's agent and back; the two never both run."""
     theirs = "scoutfs-fenced.service"
 
     def active() -> list[str]:
@@ -200,7 +200,7 @@ def other_agent_can_take_over() -> None:
 
 @step
 def purge_leaves_nothing() -> None:
-    """After a purge there is no unit, no process and no module of ours."""
+    """After a purge none of our units, processes or modules are left."""
     run("systemctl", "stop", UNIT)
     run("modprobe", "--remove", FILESYSTEM, "scoutfs_fence")
     names = ("scoutfs-fence-dkms", "scoutfs-fenced", "scoutfs-fence-dev", "scoutfs-utils")
@@ -212,7 +212,7 @@ def purge_leaves_nothing() -> None:
     users = [Path("/etc", name).read_text() for name in ("passwd", "group")]
     true("scoutfs" not in "".join(users), "no user and no group")
     true(not runs("scoutfs-fenced"), "no process")
-    # What an administrator and this test made.
+    # Made by the administrator or this test.
     excluded = ("/tests", "/packages", "/proc", "/sys", "/run/systemd", "/dev")
     words = [word for path in excluded for word in ("-path", path, "-prune", "-o")]
     left = run("find", "/", *words, "-name", "*scoutfs*", "-print").split()
@@ -223,7 +223,7 @@ def purge_leaves_nothing() -> None:
 
 
 def main() -> None:
-    """Makes the steps and says how it went; the host reads the last line."""
+    """Runs the steps; the host reads the outcome from the last line."""
     os.dup2(os.open(OUTPUT, os.O_WRONLY), 1)
     os.dup2(1, 2)
     print(f"inside: Linux {os.uname().release}", flush=True)
