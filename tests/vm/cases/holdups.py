@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Which operations wait for which, with uevents held up by another task and with open readers.
+Which operations wait for which while another task holds up the module's uevents.
 
 The test filesystem holds up the module's uevents where the kernel sends them, like a task that
 holds the kernel's uevent mutex while waiting for memory.
