@@ -246,7 +246,7 @@ def agent_bears_a_command_that_prints_without_end(case: Case) -> None:
 
 @case
 def agent_goes_on_for_the_next_leader(case: Case) -> None:
-    """A command outlives its request's removal or failure; a new request for the rid joins it."""
+    """A command outlives its request's removal; a new request for the rid joins it."""
     mount = case.mount()
     with agent() as it:
         it.configure("while ! test -e go; do sleep 0.1; done", delay="600")

@@ -167,7 +167,7 @@ def leader_recovers_clients_of_which_some_are_pending(case: Case) -> None:
     mount = leader(case)
     equal(mount.elect(), 0)
     equal(mount.start(2, mount.address(2), CLIENT_RECONNECT), 0)
-    equal(mount.recover(1, 2, 3, milliseconds=100), 0)
+    equal(mount.recover(1, 2, 3, milliseconds=500 * kernel.PATIENCE), 0)
     equal(mount.listed(), {name(2)}, "before the time is over")
     watch = Stopwatch()
     while len(mount.listed()) < 3:
