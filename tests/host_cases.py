@@ -322,3 +322,34 @@ def nothing_depends_on_a_kernels_version(kdir: Path) -> None:
                 found.append(f"{name}:{number}: {line}")
     if found:
         raise CaseFailed("\n".join(found))
+
+
+@case
+def the_lab_takes_the_source_of_the_image(kdir: Path) -> None:
+    """If Debian offers a newer source than the signed image, the lab takes the image's version."""
+    offered = """
+        linux-image-6.1.0-56-amd64 6.1.192-2
+        linux-headers-6.1.0-56-amd64 6.1.192-2
+        linux-headers-6.1.0-56-common 6.1.192-2
+        linux-kbuild-6.1 6.1.192-2
+        linux-source-6.1 6.1.192-3
+        linux-base 4.9
+    """
+    script = """
+        lab=scripts/lab
+        source "$lab/kernel.sh"
+        source "$lab/debian-kernel.sh"
+        linux_packages() { sed -E "s/^ +//; /^$/d" <<<"$offered"; }
+        choose_packages "" amd64
+    """
+    chosen = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=TOP,
+        env={**os.environ, "offered": offered},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    versions = dict(line.split(" ") for line in chosen)
+    if "linux-base" in versions or set(versions.values()) != {"6.1.192-2"}:
+        raise CaseFailed(f"the lab takes {chosen}")
