@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One fence device: has its fence agent switch a host off, and proves that it is off.
 
-A fence agent reads its parameters from standard input, as lines NAME=VALUE, and tells by its exit
-status how it went. A device has fenced its host if, and only if, all of this is so:
+A fence agent reads its parameters from standard input, as lines NAME=VALUE, and reports the result
+in its exit status. A device has fenced its host if and only if all of these hold:
 
-- Its action `off` was called, and `status` after that: what was off before may have been switched
-  on in between, and a status from before says nothing.
-- That `status` ended by itself with exit status 2. A shell, Python and getopt end with 2 as well,
-  when they cannot run a program or do not take its arguments; so a `status` that prints a usage or
-  a stack trace is asked once more, and is no "off" if it does so again.
-- The host's own parameters were used, none was unknown to the agent (it would ignore it and act on
-  another outlet), and no other host has the same ones (hosts.py).
+- Its action `off` was called, and then `status`: a host that was off before may have been switched
+  on in between, so an earlier status proves nothing.
+- That `status` ended by itself with exit status 2. A shell, Python and getopt also exit with 2, if
+  they cannot run a program or reject its arguments; so a `status` that prints a usage or a stack
+  trace is repeated once, and does not count as "off" if it does so again.
+- The host's own parameters were used, the agent knew all of them (it would ignore an unknown one
+  and act on another outlet), and no other host has the same ones (hosts.py).
 
-Whether `off` itself succeeded does not count: a BMC refuses it if the host is off already, and one
-that says "done" may only have begun. The state decides, and is asked for until it is "off".
+Whether `off` itself succeeded does not count: a BMC refuses it if the host is already off, and one
+that says "done" may only have begun. The status decides, and is polled until it is "off".
 
 That is not enough for a device that keeps a host away from disks instead of cutting its power, by a
-reservation or at a switch (`unfence`, see metadata.py). It says "off" of every host that it has
-never let in, also if the name in the hosts file is misspelt and the host writes on by another. So:
+reservation or at a switch (`unfence`, see metadata.py). It says "off" for every host that it never
+let in, even if the hosts file misspells the name and the host keeps writing under another. So:
 
 - Before `off` the device said "on", which shows that the name is right; or it said so earlier to
-  this agent (registrations.py), and it lets in this agent's own host at this moment: a device that
-  has lost its reservation lets everyone write, and has forgotten this host, too.
-- `off` has to succeed: fence_scsi removes a key without proof that there is a reservation, and
+  this agent (registrations.py), and it lets in this agent's own host now: a device that has lost
+  its reservation lets everyone write, and has forgotten this host too.
+- `off` must succeed: fence_scsi removes a key without proof that there is a reservation, and
   fails then.
 """
 
@@ -54,28 +54,28 @@ from scoutfs_fenced.metadata import Metadata, MetadataCache, MetadataError
 from scoutfs_fenced.registrations import Registrations
 from scoutfs_fenced.sessions import NoSession, Sessions
 
-# What the exit status of the action `status` means. Everything else is no answer.
+# Meaning of the exit status of the action `status`. Any other is no answer.
 STATUS = {0: "on", 2: "off"}
 
-# How programs complain that end with exit status 2 for another reason than a host that is off.
+# Output of programs that exit with status 2 for another reason than a host that is off.
 COMPLAINT = re.compile(
     r"(?i)\busage:|Traceback \(most recent call last\)|unrecognized (option|argument)"
     r"|invalid option|requires an argument|can't open file|syntax ?error|cannot execute",
 )
 
-# Agents that have it show the password to everybody, by ipmitool's command line in /proc. The
-# program here is run in its place, and is given the name of the secret's file.
+# Agents with this parameter expose the password to every user, on ipmitool's command line in /proc.
+# They get this program instead of ipmitool, and the secret's file name instead of the secret.
 IPMITOOL_PATH = "ipmitool_path"
 IPMITOOL = Path(__file__).resolve().parent / "ipmitool-password-file"
 
-# Where fence agents are that a service's PATH leaves out.
+# Directories of fence agents that a service's PATH leaves out.
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
-# Seconds between two questions for the status.
+# Seconds between two polls of the status.
 STATUS_PAUSE = 0.5
 
-# Of the time of a device, what `off` leaves for `status`: so many seconds, or that part if it is
-# less.
+# How much of a device's time `off` leaves for `status`: this many seconds, or this fraction of the
+# time if that is less.
 STATUS_SECONDS = 3.0
 STATUS_PART = 0.25
 
@@ -89,11 +89,11 @@ REPLACEMENT = "\ufffd"
 
 
 class DeviceError(Exception):
-    """Why a device has not done what was asked of it, as a phrase."""
+    """Why a device has not done what it was called for, as a phrase."""
 
 
 class Unusable(DeviceError):
-    """Why a device cannot be used at all at the moment, with the file and the line to mend."""
+    """Why a device cannot be used at the moment, with the file and the line to fix."""
 
     def __init__(self, device: Device, line: int, what: str) -> None:
         self.line = line
@@ -101,26 +101,26 @@ class Unusable(DeviceError):
 
 
 class Silent(DeviceError):
-    """A device that did not answer in its time."""
+    """A device did not answer in time."""
 
 
 @dataclass(frozen=True)
 class Usable:
-    """What a fence agent is called with."""
+    """A fence agent and its parameters, ready to be called."""
 
     agent: str
     metadata: Metadata
-    # By the agent's own names, without the action.
+    # Parameters by the agent's own names, without the action.
     given: Mapping[str, str]
     secrets: Sequence[str]
 
 
 class Calls:
-    """Calls fence agents, with what all devices of this agent share.
+    """Calls fence agents, with the state that all devices share.
 
-    `own` tells the device that lets this agent's own host in, for a device of another host; None if
-    the hosts file has none. If it is patient, the time that a device takes for other hosts does not
-    count.
+    `own` returns, for a device of another host, the device that lets in this agent's own host, or
+    None if the hosts file has none. With `patient`, the time that a device is busy with other hosts
+    does not count.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class Calls:
         self.patient = patient
 
     async def usable(self, device: Device) -> Usable:
-        """All that can be known without asking the device; raises Unusable.
+        """Checks all that can be checked without calling the device; raises Unusable.
 
-        The fence agent may be installed, or the secret come, at any time; so nothing is remembered
-        but the agent's metadata.
+        The fence agent may be installed, or the secret written, at any time, so only the agent's
+        metadata is cached.
         """
         path = find_agent(device)
         try:
@@ -215,7 +215,7 @@ class Calls:
         *,
         urgent: bool = True,
     ) -> str:
-        """Whether the device says that its host is on or off; raises DeviceError if it does not."""
+        """Returns on or off, as the device reports it; raises DeviceError if it does not."""
         limit = min(seconds, device.limit)
         end = time.monotonic() + limit
         for again in (False, True):
@@ -251,10 +251,10 @@ class Calls:
         doing: Callable[[str], None],
         say: Callable[[str], None],
     ) -> float:
-        """Switches a host off, and proves that; raises DeviceError if it cannot.
+        """Switches a host off and proves it; raises DeviceError if it cannot.
 
-        Returns when the answer that proves it was asked for, in seconds of time.monotonic(). The
-        top of this file says what a proof is. Cancelling this ends what runs.
+        Returns when the status that proves it was requested, in seconds of time.monotonic(). The
+        head of this file says what a proof is. Cancelling this ends the running command.
         """
         end = time.monotonic() + min(seconds, device.limit)
 
@@ -285,7 +285,7 @@ class Calls:
                 answer = await self.status(device, left(), once)
             except Silent as error:
                 if problem and off.over_limit is None:
-                    # It did answer, and there was no time for another answer.
+                    # It did answer before; there was no time for another answer.
                     raise DeviceError(problem) from None
                 raise Silent(problem or _unproven(off, str(error))) from None
             except Unusable:
@@ -298,7 +298,7 @@ class Calls:
                     return asked
                 failures = 0
                 problem = f"{what}, but by its status it is {answer}"
-            # An `off` that was refused changes nothing; but one failure of `status` is no answer.
+            # A refused `off` changes nothing, so polling is pointless; but `status` may fail once.
             refused = not off.succeeded and off.over_limit is None
             if (refused and failures != 1) or left() <= STATUS_PAUSE:
                 if failures and off.over_limit is not None:
@@ -313,7 +313,7 @@ class Calls:
         does: Callable[[str, float], float],
         say: Callable[[str], None],
     ) -> None:
-        """Makes sure that a device knows the host: it says "off" of every host that it does not."""
+        """Checks that a device knows the host: it says "off" for every unknown host."""
         if await self.status(device, does("status", left()), say) == "on":
             return
         if device not in self.registrations:
@@ -340,7 +340,7 @@ class Calls:
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """What says each line no more than once."""
+    """Wraps `say` so that it gets each line only once."""
     said = set()
 
     def say_once(line: str) -> None:
@@ -376,7 +376,7 @@ def find_agent(device: Device) -> str:
 
 
 def _check_actions(device: Device, metadata: Metadata) -> None:
-    """Refuses what the agent cannot do, and what would prove nothing."""
+    """Refuses actions that the agent lacks, or that would prove nothing."""
 
     def refuse(line: int, what: str) -> Unusable:
         return Unusable(device, line, f"{device.agent} {what}")
@@ -407,7 +407,7 @@ def _check_actions(device: Device, metadata: Metadata) -> None:
 
 
 def _parameters(device: Device, metadata: Metadata) -> tuple[dict[str, str], dict[str, Value]]:
-    """What the agent is given, by its own names, and the files of its secrets; raises Unusable."""
+    """The agent's parameters, by its own names, and the files of its secrets; raises Unusable."""
     for word in WORDS:
         if word != "action" and word in metadata.spelling and word in device.words:
             raise Unusable(
@@ -418,7 +418,7 @@ def _parameters(device: Device, metadata: Metadata) -> tuple[dict[str, str], dic
             )
     given: dict[str, str] = {}
     files: dict[str, Value] = {}
-    # By present name, what sets it.
+    # The value that sets each parameter, by its present name.
     set_by: dict[str, Value] = {}
     for key, value in device.values.items():
         secret = "" if key in metadata.spelling else secret_of(key)
@@ -449,10 +449,10 @@ def _parameters(device: Device, metadata: Metadata) -> tuple[dict[str, str], dic
 def _check_required(device: Device, metadata: Metadata, given: set[str]) -> None:
     required = set(metadata.required)
     if "key" in given:
-        # The plug is needed for making the key only.
+        # The plug is only needed to make the key.
         required.discard("plug")
     if "port_as_ip" in metadata.spelling and not given & {"ip", "plug"}:
-        # An address is needed as well, and the metadata says otherwise, as there are two ways.
+        # An address is required; the metadata says otherwise, as there are two ways to give it.
         required.add("ip")
     missing = sorted(required - given)
     if missing:
@@ -462,7 +462,7 @@ def _check_required(device: Device, metadata: Metadata, given: set[str]) -> None
 
 
 def _check_ipmitool(device: Device, metadata: Metadata, files: Mapping[str, Value]) -> None:
-    """Nothing may bring a secret onto ipmitool's command line."""
+    """Refuses anything that would put a secret on ipmitool's command line."""
     for name, value in files.items():
         if metadata.present.get(name, name) != "password":
             raise Unusable(
@@ -481,16 +481,16 @@ def _check_ipmitool(device: Device, metadata: Metadata, files: Mapping[str, Valu
 
 
 def quoted(secret: str) -> str:
-    """A secret as fence agents read it: they take quotation marks around it away."""
+    """A secret as fence agents read it: they strip quotation marks around it."""
     return f'"{secret}"' if secret[:1] == secret[-1:] == '"' else secret
 
 
 def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What takes secrets out of a line, in the spellings in which programs print them."""
+    """Returns a function that hides secrets in a line, in the spellings that programs print."""
     spellings = set()
     for secret in secrets:
         spellings |= {secret, repr(secret)[1:-1], urllib.parse.quote(secret, safe="")}
-    # One may be a part of another.
+    # One may contain another.
     longest_first = sorted(spellings, key=len, reverse=True)
 
     def hide(line: str) -> str:
@@ -504,7 +504,7 @@ def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
 
 
 def _hide_cut(line: str, secrets: Sequence[str]) -> str:
-    """A long line may have been cut within a secret."""
+    """Hides the beginning of a secret at the end of a line that was cut."""
     lengths = [
         length
         for secret in secrets

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is known of all fence devices, and the watch over them.
+"""The state of all fence devices, and their monitoring.
 
-Each device is asked for its status every SCOUTFS_FENCED_MONITOR seconds, the devices one after
-another and not all at once. A device that cannot be used, because its fence agent or a secret is
-missing or its parameters are wrong, or that does not answer, is reported once, and once more when
-it is back; the other hosts' devices are not affected. One that cannot be used is looked at again
-every few seconds, and before each use. So is one that could not let in this agent's own host.
+Each device is asked for its status every SCOUTFS_FENCED_MONITOR seconds, one after another, spread
+over that time. A device that does not answer, or is unusable because its fence agent or a secret is
+missing or its parameters are wrong, is reported once, and once more when it is back; other hosts'
+devices are not affected. An unusable device is checked again every few seconds, and before each
+use. So is one that could not let in this agent's own host.
 
-A device that did not answer a fencing in time is remembered as silent for some minutes: levels.py
-takes the levels that are not silent first.
+A device that did not answer a fencing in time counts as silent for some minutes: levels.py tries
+the levels that are not silent first.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from scoutfs_fenced.metadata import MetadataCache
 from scoutfs_fenced.registrations import Registrations
 from scoutfs_fenced.sessions import Sessions
 
-# Seconds for which a device that did not answer comes after those that may.
+# Seconds for which a device that did not answer is tried after those that may.
 SILENCE = 300.0
 
-# Seconds between two looks at whether devices that could not be used can be.
+# Seconds between two checks of unusable devices.
 RECHECK = 10.0
 
-# Seconds that a device may take to answer the watch, and to let in this agent's own host.
+# Seconds that a device may take to answer monitoring, and to let in this agent's own host.
 ANSWER = 30.0
 UNFENCE = 20.0
 
-# What tells one host from another at a device that lets hosts in.
+# Parameters that identify a host at a device that lets hosts in.
 HOST_PARAMETERS = ("key", "plug", "port", "nodename")
 
-# Where mounts show that this host may be writing.
+# Directories of mounts in sysfs: with any, this host may be writing.
 MOUNTS = ("fs/scoutfs", "fs/scoutfs_fence")
 
 
 @dataclass
 class DeviceState:
-    """How a device is, since when, and why it is not well."""
+    """A device's state, since when, and why it is not well."""
 
     device: Device
     # unknown, on, off, unusable or silent
@@ -77,26 +77,26 @@ class DeviceState:
 
 
 class Devices:
-    """All devices of a hosts file, and what they share."""
+    """All devices of a hosts file, and their shared state."""
 
     def __init__(self, directory: str, published: Events | None = None) -> None:
-        """`directory` is the state directory; `published` hears of devices lost and back."""
+        """`directory` is the state directory; `published` gets events for devices lost and back."""
         self.hosts = Hosts()
         self.sessions = Sessions()
         self._events = published
         self._metadata = MetadataCache()
         self._registrations = Registrations(directory, log.event)
         self._states: dict[tuple[str, ...], DeviceState] = {}
-        # By identity, until when a device counts as silent, as time.monotonic() counts.
+        # By identity: until when a device counts as silent, in seconds of time.monotonic().
         self._silent: dict[tuple[str, ...], float] = {}
-        # By identity, the devices that have let in this agent's own host since the agent began, and
-        # why others could not.
+        # By identity: the devices that have let in this agent's own host since the agent started,
+        # and why others could not.
         self._let_in: set[tuple[str, ...]] = set()
         self._shut_out: dict[tuple[str, ...], str] = {}
         self._changed = asyncio.Event()
 
     def set_hosts(self, hosts: Hosts) -> None:
-        """Goes on with another hosts file; what is known of devices that stay is kept."""
+        """Switches to a new hosts file; devices that stay keep their state."""
         self.hosts = hosts
         self.sessions.set_hosts(hosts)
         before = self._states
@@ -112,11 +112,11 @@ class Devices:
         self._changed.set()
 
     def states(self) -> list[DeviceState]:
-        """How each device is, in the order of the hosts file."""
+        """The state of each device, in the order of the hosts file."""
         return list(self._states.values())
 
     def calls(self, environment: Mapping[str, str], *, patient: bool = False) -> Calls:
-        """What calls the devices' fence agents, with this environment; see there for `patient`."""
+        """Returns Calls with this environment; see there for `patient`."""
         return Calls(
             metadata=self._metadata,
             sessions=self.sessions,
@@ -127,35 +127,35 @@ class Devices:
         )
 
     def own_hosts(self) -> list[Host]:
-        """The hosts of the file that this agent's own host is: one, or none."""
+        """This agent's own host in the hosts file: one, or none."""
         try:
             own = own_addresses()
         except OSError as error:
-            # Loopback addresses are known anyway. What needs more does nothing without.
+            # Loopback addresses are known anyway; whatever needs others does nothing.
             log.event(f"this host's own addresses cannot be read: {error}", level=log.ERROR)
             own = set()
         return [host for host in self.hosts if any(is_own(each, own) for each in host.addresses)]
 
     def _own(self, device: Device) -> Device | None:
-        """The device that lets this agent's own host in where `device` lets in another."""
+        """The device that lets in this agent's own host as `device` lets in another, or None."""
         for own in _devices(self.own_hosts()):
             if own.unfence and _shared(own) == _shared(device):
                 return own
         return None
 
-    # What fencing finds out.
+    # Results of fencing.
 
     def is_silent(self, device: Device) -> bool:
-        """Whether a device has not answered within the last SILENCE seconds."""
+        """Whether a device failed to answer in the last SILENCE seconds."""
         return self._silent.get(device.identity, 0.0) > time.monotonic()
 
     def answered(self, device: Device, state: str) -> None:
-        """Notes that a device said that its host is on or off."""
+        """Records that a device reported its host on or off."""
         self._silent.pop(device.identity, None)
         self._enter(device, state, "")
 
     def failed(self, device: Device, error: DeviceError) -> None:
-        """Notes why a device did nothing."""
+        """Records why a device did nothing."""
         if isinstance(error, Unusable):
             self._enter(device, "unusable", str(error))
         elif isinstance(error, Silent):
@@ -182,10 +182,10 @@ class Devices:
             kind = events.DEVICE_BACK if known.well else events.DEVICE_LOST
             self._events.publish(kind, device=str(device), host=device.host, how=why or state)
 
-    # The watch.
+    # Monitoring.
 
     async def look(self, environment: Mapping[str, str]) -> None:
-        """Finds out which devices can be used, without asking any of them."""
+        """Checks which devices can be used, without calling any of them."""
         calls = self.calls(environment)
         for device in _devices(self.hosts):
             await self._look_at(calls, device)
@@ -210,7 +210,7 @@ class Devices:
         period: Callable[[], float],
         environment: Callable[[], Mapping[str, str]],
     ) -> None:
-        """Watches the devices for ever. `period` is in seconds; 0 asks none of them."""
+        """Monitors the devices forever. `period` is in seconds; 0 asks none of them."""
         while True:
             self._changed.clear()
             await self.look(environment())
@@ -243,7 +243,7 @@ class Devices:
         try:
             await asyncio.wait({task})
         finally:
-            # Cancelled by sessions.py, it is asked the next time.
+            # If sessions.py cancelled it, the device is asked in the next round.
             task.cancel()
         if task.cancelled():
             return
@@ -257,21 +257,21 @@ class Devices:
     # This agent's own host.
 
     async def unfence(self, sysfs: str, environment: Mapping[str, str]) -> None:
-        """Has this agent's own host let in by the devices that need that.
+        """Lets in this agent's own host at the devices that require it.
 
-        Only while nothing is mounted: a host that was fenced while it had a mount must not get its
-        access back before that mount is gone, for what it writes is no longer asked for.
+        Only while nothing is mounted: a host that was fenced while it had a mount must not regain
+        access before that mount is gone, since its writes are no longer wanted.
 
-        `on` is called also if a device says "on" already: it may mean the registration of a
-        session from before this host booted, by which it can no longer write; and fence_scsi fences
-        others only on a host on which its `on` has run since then.
+        `on` is called even if a device already says "on": that may be the registration of a session
+        from before this host booted, through which it can no longer write; and fence_scsi fences
+        others only on a host where its `on` has run since the boot.
         """
         calls = self.calls(environment)
         devices = self._letting_in()
         await asyncio.gather(*(self._unfence(calls, device, sysfs) for device in devices))
 
     async def _unfence_again(self, sysfs: str, environment: Mapping[str, str]) -> None:
-        """The same for the devices that could not: a disk may come later than this agent."""
+        """Retries the devices that could not: a disk may appear after this agent started."""
         calls = self.calls(environment)
         for device in self._letting_in() if self._shut_out else ():
             if device.identity in self._shut_out:
@@ -328,7 +328,7 @@ def _place(device: Device) -> tuple[str, ...]:
 
 
 def _shared(device: Device) -> tuple[str, ...]:
-    """What the devices of all hosts have in common if they are one device."""
+    """What the devices of several hosts have in common if they are one device."""
     return (
         os.path.basename(device.agent),
         *sorted(

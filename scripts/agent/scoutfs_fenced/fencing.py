@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One attempt to fence a host: by its devices if the hosts file has it, else by the command.
+"""One attempt to fence a host: by its devices if it is in the hosts file, else by the command.
 
 What proves that a mount can no longer write:
-  - Devices prove it of every mount that existed when they were asked for their status; levels.py
-    says when that was.
-  - A command proves it, by its exit status 0, of mounts that existed when it began: it may have
-    switched the host off and on again in its first second. It proves it of every mount of the
-    host only if it fences hosts; one that unmounts, or revokes, fences the one mount that it was
-    given. See Configuration.fences_host.
+  - Devices prove it for every mount that existed when their status was requested; levels.py says
+    when that was.
+  - A command proves it, by exit status 0, for mounts that existed when it began: it may have
+    switched the host off and on again in its first second. It proves it for every mount of the
+    host only if it fences hosts; a command that unmounts or revokes fences only the mount that it
+    was given. See Configuration.fences_host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scoutfs_fenced.hosts import Host
 from scoutfs_fenced.levels import LevelsError, Proof, fence_host
 from scoutfs_fenced.request import Request
 
-# systemd's word to the agent, which is not for its commands.
+# Set by systemd for the agent, not for its commands.
 NOT_FOR_COMMANDS = (
     "JOURNAL_STREAM",
     "LISTEN_FDNAMES",
@@ -43,27 +43,27 @@ class AttemptError(Exception):
 
 @dataclass
 class Attempt:
-    """One attempt, and what a proof of it is worth."""
+    """One attempt, and which requests its proof covers."""
 
     # The request that the command is called for: the most urgent one.
     request: Request
     # The host in the hosts file; None if it is fenced by the command.
     host: Host | None
-    # The addresses, each in its one spelling, whose mounts it fences.
+    # The addresses, in canonical form, whose mounts it fences.
     addresses: AbstractSet[str]
-    # Whether it fences the host, and not the one mount.
+    # Whether it fences the whole host, not only the one mount.
     fences_host: bool
-    # Mounts that existed when it began, and that it fences: those that were asked for until then,
-    # each with the address that it was asked for with.
+    # Mounts that it fences and that existed when it began: those requested by then, each with the
+    # address in its request.
     rids: Mapping[str, str]
     began: float = field(default_factory=time.monotonic)
-    # What it does now: a phrase.
+    # The current step: a phrase.
     step: str = ""
     # Set once the host is proven off.
     proof: Proof | None = None
 
     def answers(self, request: Request, address: str) -> bool:
-        """Whether its proof is one for this request too, whose address is in its one spelling."""
+        """Whether its proof covers a request, whose `address` is given in canonical form."""
         if self.proof is None or address not in self.addresses:
             return False
         existed = self.fences_host and request.made_by <= self.proof.at
@@ -81,11 +81,11 @@ async def run_attempt(
     step: Callable[[str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Has the host fenced, or raises AttemptError.
+    """Fences the host, or raises AttemptError.
 
-    `proven` is called as soon as it is certain; the attempt may go on then, with switching the host
-    on again. `due` is when the first caller gives up, `end` when the attempt does, in seconds of
-    time.monotonic(). `step` gets each step as it begins, `say` what the commands print. Cancelling
+    `proven` is called as soon as there is a proof; the attempt may then continue and switch the
+    host on again. `due` is when the first caller gives up, `end` when the attempt does, in seconds
+    of time.monotonic(). `step` gets each step as it begins, `say` the commands' output. Cancelling
     this ends the commands, with their second of grace.
     """
     environment = command_environment(settings, attempt.request)
@@ -127,8 +127,8 @@ async def run_attempt(
 def command_environment(settings: Configuration, request: Request) -> dict[str, str]:
     """The environment of a fence command.
 
-    SCOUTFS_FENCED_REQ_IP is what `ipv4_addr` says; for a mount with an IPv6 address, of which that
-    file says 0.0.0.0, it is that address.
+    SCOUTFS_FENCED_REQ_IP is the value of `ipv4_addr`; for a mount with an IPv6 address, for which
+    that file has 0.0.0.0, it is the IPv6 address.
     """
     return {
         **{

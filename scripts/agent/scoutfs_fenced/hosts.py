@@ -2,8 +2,8 @@
 """The hosts file: which devices fence which host. scoutfs-fenced.hosts(5) describes it.
 
 Each host has a section with its addresses, a fence agent and that agent's parameters. Sections
-`[HOST level 2]` and so on are topology levels, tried when the levels before failed. Several devices
-that have to be off together are sections of one level, each with a name of its own:
+`[HOST level 2]` and so on are topology levels, tried when the previous levels have failed. Devices
+that must all be off are sections of one level, each with its own name:
 
     [defaults]
     agent = fence_ipmilan
@@ -24,8 +24,8 @@ that have to be off together are sections of one level, each with a name of its 
     ip = 10.0.9.201
     plug = {number}
 
-This file knows the form alone: what a fence agent makes of its parameters is for device.py, and a
-fence agent or a secret that is missing keeps no other host's devices from their work.
+Only the form of the file is checked here; device.py checks parameters against their fence agent. A
+missing fence agent or secret does not affect other hosts' devices.
 """
 
 from __future__ import annotations
@@ -54,37 +54,37 @@ COMMENT = re.compile(r"\s[#;]")
 
 DEFAULTS = "defaults"
 
-# More hosts than any cluster has, so that a slip in a range fills no memory.
+# More hosts than any cluster has; a mistyped range must not fill the memory.
 MOST_HOSTS = 4096
 
-# The words that are not a fence agent's parameters.
+# The file's own words, which are not fence agent parameters.
 WORDS = ("address", "agent", "action", "limit", "prepare", "sessions", "unfence")
 
-# Begins a parameter of the fence agent that has the name of one of these words.
+# Prefix for a fence agent parameter that is called like one of these words.
 PARAMETER = "parameter."
 
-# What fence agents call their secrets; where another has a secret, its name is like these.
+# How fence agents name their secrets; other agents use similar names.
 SECRET = re.compile(
     r".*passw(or)?d|.*passphrase|.*community|.*secret(_key)?|access_key|private_key"
     r"|.*api_?key|.*token|hexadecimal_kg"
 )
 SECRET_SCRIPT = re.compile(r".*passw(or)?d_script")
 
-# An agent made to tell more tells it to the system's log and to files too, secrets included.
+# With these, agents also write to the system's log and to files, secrets included.
 TALKATIVE = ("verbose", "verbose_level", "debug", "debug_file")
 
-# How long things may take: what these say does not make it another device.
+# Timing parameters, which do not tell one device from another.
 TIMING = re.compile(r".*(timeout|wait|delay|sleep)|retry_on|retries")
 
-# After a fence agent's own `reboot` the power is on, which proves nothing. So it is made of `off`,
-# the proof, and `on`.
+# After a fence agent's own `reboot` the power is on, which proves nothing. So a reboot here is
+# `off`, the proof, and `on`.
 ACTIONS = ("off", "reboot")
 
 LONGEST_SECRET = 65536
 
 
 class HostsError(Exception):
-    """What is wrong with a hosts file, as a sentence, and in which line."""
+    """What is wrong with a hosts file, as a sentence, and its line."""
 
     def __init__(self, line: int | None, what: str) -> None:
         self.line = line
@@ -98,7 +98,7 @@ class SecretError(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """One parameter of a fence agent, as the hosts file has it."""
+    """One parameter of a fence agent, as written in the hosts file."""
 
     line: int
     name: str
@@ -107,16 +107,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Device:
-    """A device of one topology level: a fence agent, and what it is given."""
+    """A device of one topology level: a fence agent and its parameters."""
 
     host: str
     level: int
-    # Among several devices of a level.
+    # Its name among several devices of a level.
     name: str
     # The hosts file, and the line of the section.
     path: str
     line: int
-    # As the file names it, and in which line.
+    # As written in the file, and its line.
     agent: str
     agent_line: int
     action: str = "off"
@@ -124,11 +124,11 @@ class Device:
     # Seconds that the device may take.
     limit: float = math.inf
     limit_line: int = 0
-    # Whether the file says that this host is to be let in by the device, and that the level only
-    # prepares what the next one does.
+    # Whether the device must let this host in, and whether the level only prepares the next one, as
+    # the file says.
     unfence: bool = False
     prepare: bool = False
-    # How many logins the device takes at a time; None if the file does not say.
+    # How many concurrent logins the device allows; None if the file does not say.
     sessions: int | None = None
     # By key_of(name), without this file's own words.
     values: Mapping[str, Value] = field(default_factory=dict)
@@ -141,28 +141,25 @@ class Device:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """The same for two devices that are the same: the agent, and what it is given.
-
-        How long things may take is left out.
-        """
+        """The agent and its parameters without timing: equal for two entries of one device."""
         values = (f"{key}={value.value}" for key, value in self.values.items())
         return self.agent, *sorted(value for value in values if not TIMING.match(value))
 
     def says(self, *names: str) -> str:
-        """The value of the first of these parameters that is set, or nothing."""
+        """The value of the first of these parameters that is set, or an empty string."""
         return next((self.values[name].value for name in names if name in self.values), "")
 
 
 @dataclass(frozen=True)
 class Level:
-    """A topology level: devices that have to be off together."""
+    """A topology level: devices that must all be off."""
 
     number: int
     devices: Sequence[Device]
 
     @property
     def prepares(self) -> bool:
-        """Whether it proves nothing, and the next level waits for its end."""
+        """Whether it proves nothing; the next level waits for it to end."""
         return self.devices[0].prepare
 
     @property
@@ -178,7 +175,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Host:
-    """A host that can be fenced, by its levels in the order in which to try them."""
+    """A host that can be fenced, with its levels in the order in which to try them."""
 
     name: str
     addresses: Sequence[Address]
@@ -201,14 +198,14 @@ class Hosts:
         return iter(self._hosts)
 
     def host(self, address: str) -> Host | None:
-        """The host that has this address, in any spelling; None if there is none."""
+        """The host with this address, in any spelling, or None."""
         try:
             return self._by_address.get(parse_address(address))
         except ValueError:
             return None
 
     def by_name(self, name: str) -> Host | None:
-        """The host of this name; None if there is none."""
+        """The host with this name, or None."""
         return next((host for host in self._hosts if host.name == name), None)
 
 
@@ -230,7 +227,7 @@ class Section:
 
 
 def read_hosts(path: str) -> Hosts:
-    """Reads the file, and makes sure of its form; raises HostsError."""
+    """Reads the file and checks its form; raises HostsError."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -240,7 +237,7 @@ def read_hosts(path: str) -> Hosts:
             "or name another with SCOUTFS_FENCED_HOSTS",
         ) from error
     try:
-        # A byte order mark, which some editors write, is no part of the text.
+        # Some editors write a byte order mark, which is not part of the text.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
@@ -249,7 +246,7 @@ def read_hosts(path: str) -> Hosts:
 
 
 class Reader:
-    """Makes hosts of a file's text; raises HostsError if it cannot."""
+    """Parses a file's text into hosts; raises HostsError."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -288,7 +285,7 @@ class Reader:
         return Hosts(hosts)
 
     def _levels(self, sections: Sequence[Section]) -> dict[str, list[list[Section]]]:
-        """By host, the sections of each level."""
+        """The sections of each level, by host."""
         levels: dict[str, list[list[Section]]] = {}
         for section in sections:
             before = levels.setdefault(section.host, [])
@@ -363,7 +360,7 @@ class Reader:
         return section
 
     def _add(self, section: Section, number: int, name: str, value: str) -> None:
-        # Fence agents take either spelling.
+        # Fence agents accept either spelling.
         key = key_of(name)
         if key in section.values:
             first = section.values[key].line
@@ -371,15 +368,15 @@ class Reader:
         section.values[key] = Value(number, name, value)
 
     def _with_defaults(self, section: Section, defaults: Sequence[Section]) -> dict[str, Value]:
-        """The values of a section, and those of the defaults that it does not set itself."""
+        """The values of a section, and the defaults that it does not override."""
         values: dict[str, Value] = {}
-        # What is said of one device counts for more than what is said of its level.
+        # Defaults for one device override those for its level.
         for default in sorted(defaults, key=lambda default: bool(default.device)):
             if default.level == section.level and default.device in ("", section.device):
                 values.update(default.values)
         agent = section.values.get("agent")
         if agent is not None and "agent" in values and values["agent"].value != agent.value:
-            # Another agent's parameters mean nothing to this one.
+            # Another agent's parameters do not apply to this one.
             values = {key: value for key, value in values.items() if key in WORDS}
         values.update(section.values)
         return {key: _fill_in(value, section) for key, value in values.items()}
@@ -473,9 +470,10 @@ class Reader:
         return Level(number, devices)
 
     def _refuse_copies(self, hosts: Sequence[Host]) -> None:
-        """Two hosts that have the same device would be switched off for each other.
+        """Refuses a device that is listed twice.
 
-        So would one power supply do for two, if a level had it twice.
+        Two hosts with the same device would be switched off for each other, and a level that lists
+        one power supply twice would take it for two.
         """
         seen: dict[tuple[str, ...], Device] = {}
         for device in (device for host in hosts for device in host.devices):
@@ -531,7 +529,7 @@ def _expand(section: Section) -> Iterator[Section]:
 
 
 def _fill_in(value: Value, section: Section) -> Value:
-    """A value with the host's name and number in it."""
+    """Fills the host's name and number into a value."""
 
     def fill(found: re.Match[str]) -> str:
         word, offset = found[1], int(found[2] or 0)
@@ -583,7 +581,7 @@ def _sessions(value: Value | None) -> int | None:
 
 
 def _check_name(key: str, value: Value) -> None:
-    """Refuses what would bring a secret into this file, or into a log."""
+    """Refuses parameters that would put a secret into this file or a log."""
     if SECRET.fullmatch(key):
         raise HostsError(
             value.line,
@@ -606,13 +604,13 @@ def _check_name(key: str, value: Value) -> None:
 
 
 def secret_of(key: str) -> str:
-    """The name of the secret whose file a parameter names, or nothing."""
+    """The name of the secret whose file a parameter names, or an empty string."""
     secret = key[: -len("_file")] if key.endswith("_file") else ""
     return secret if SECRET.fullmatch(secret) else ""
 
 
 def read_secret(path: str) -> str:
-    """A secret from its file, which nobody else may read; raises SecretError."""
+    """Reads a secret from its file, which no other user may read; raises SecretError."""
     if not os.path.isabs(path):
         raise SecretError(f"the file of a secret is named by its whole path, not '{path}'")
     try:

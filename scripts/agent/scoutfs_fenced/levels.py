@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fences one host by its topology levels: the interface between scheduling and fence devices.
 
-The scheduler decides that a host has to be fenced, for which requests, and by when. It calls
-fence_host() and knows nothing of fence agents. This module knows nothing of requests.
+The scheduler decides which host to fence, for which requests, and by when. It calls fence_host()
+and knows nothing about fence agents. This module knows nothing about requests.
 
-What the scheduler promises:
-  - It calls fence_host() for a host once at a time. Different hosts are fenced at the same time;
-    devices that several hosts share are limited on this side of the interface.
-  - It never calls it for a host that has an address of the host that the agent runs on.
+The scheduler guarantees:
+  - It never runs two calls of fence_host() for one host at the same time. Calls for different hosts
+    do run at the same time; this side of the interface limits the use of devices that they share.
+  - It never calls it for a host that has an address of the agent's own host.
   - It cancels a call at most once, and then waits for it to end, however long that takes.
 
-What fence_host() promises:
-  - It calls `proven_off` once, before any device gives the host its power or its access back, and
-    only if every device of a level says that the host is off. `Proof.at` is not later than the
-    moment at which the first of these answers was asked for: every mount that existed then can
-    no longer write. The callback is short, does not sleep, and has answered the kernel when it
-    returns.
-  - It returns once nothing of it runs any more. A failure after the proof (the power did not come
-    back) is no failure: it is logged by `say`.
+fence_host() guarantees:
+  - It calls `proven_off` once, before any device restores the host's power or access, and only if
+    every device of a level says that the host is off. `Proof.at` is not later than the moment at
+    which the first of these answers was requested: every mount that existed then can no longer
+    write. The callback is short, does not sleep, and has answered the kernel when it returns.
+  - It leaves nothing running when it returns. A failure after the proof (the power did not come
+    back) does not count: it is logged through `say`.
   - It raises LevelsError, with a phrase that names each level and its failure, if no level proves
-    the host off. Nothing else is raised but CancelledError.
-  - Every level has had its turn before `due`, as far as that is possible: then the first caller
-    gives up. It goes on after that, until `end` at the latest, or some seconds later if it switches
-    the host on again: a caller that asks again joins.
-  - If it is cancelled, each command that runs gets SIGTERM and its second of grace before SIGKILL.
+    the host off. It raises nothing else but CancelledError.
+  - It tries every level before `due`, when the first caller gives up, as far as that is possible.
+    It continues after that, until `end` at the latest, or some seconds longer if it switches the
+    host on again: a caller that asks again joins.
+  - If it is cancelled, each running command gets SIGTERM and its second of grace before SIGKILL.
 
-How the time until `due` is divided. A level begins when the one before has failed, or as below, and
-the time that is left is divided anew whenever one begins. If each level can have 5 s, they have
-equal shares, one after another; the last one goes on until `end`. If not, they overlap: each begins
-so early that the last one has 5 s, and all go on until `end`.
+How the time until `due` is divided: a level begins when the previous one has failed, or as below;
+the remaining time is divided again whenever a level begins. If there are 5 s for each level, they
+get equal shares, one after another, and the last one continues until `end`. If not, they overlap:
+each begins early enough to leave 5 s for the last one, and all continue until `end`.
 
     until due   levels   in seconds from the beginning
          12 s        1   0 -
@@ -37,8 +36,8 @@ so early that the last one has 5 s, and all go on until `end`.
           8 s        2   0 -,     3 -
          27 s        3   0 - 9,   9 - 18,   18 -
 
-A device that did not answer in its time is taken last for some minutes, so a fencing after that
-does not wait for it. A level that only prepares has its share and overlaps with no other.
+A device that did not answer in time is tried last for some minutes, so later fencings do not wait
+for it. A level that only prepares gets its share and overlaps with no other.
 """
 
 from __future__ import annotations
@@ -54,21 +53,21 @@ from scoutfs_fenced.device import Calls, DeviceError
 from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.hosts import Device, Host, Level
 
-# Seconds that most devices need, and that each level gets if there is any way to give them.
+# Seconds that most devices need, and that each level gets if at all possible.
 NEEDED = 5.0
 
-# Seconds that switching on has at least, if the proof came late: the scheduler cancels what has not
-# returned 5 s after its end, and a command takes another second to end.
+# Minimum seconds for switching on after a late proof: the scheduler cancels a call 5 s after its
+# `end`, and a command takes another second to end.
 TO_SWITCH_ON = 3.0
 
 
 @dataclass(frozen=True)
 class Proof:
-    """That a host can no longer write."""
+    """Proof that a host can no longer write."""
 
-    # When it was certain, in seconds of time.monotonic(): no mount that existed then can write.
+    # Since when, in seconds of time.monotonic(): no mount that existed then can write.
     at: float
-    # How it is known: a phrase for the log, as in "proven off at node1 level 1 by fence_ipmilan".
+    # How: a phrase for the log, such as "proven off at node1 level 1 by fence_ipmilan".
     how: str
 
 
@@ -87,10 +86,10 @@ async def fence_host(
     step: Callable[[str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Has a host switched off, by one topology level after another until one proves it off.
+    """Switches a host off by its topology levels, until one of them proves it off.
 
     `due` and `end` are times of time.monotonic(). `step` gets each step as it begins, for the log
-    and `status`; `say` gets what fence agents print and why a level failed.
+    and `status`; `say` gets the fence agents' output and why a level failed.
     """
     calls = devices.calls(environment)
     fencing = _Fencing(devices, calls, end, step, say)
@@ -105,7 +104,7 @@ async def fence_host(
 
 
 def in_order(levels: Sequence[Level], devices: Devices) -> list[Level]:
-    """The levels in the order in which to begin them: those that were silent come last.
+    """The levels in the order in which to try them: silent ones come last.
 
     A level that only prepares stays before the one that it prepares.
     """
@@ -125,10 +124,10 @@ def in_order(levels: Sequence[Level], devices: Devices) -> list[Level]:
 
 
 def turn(left: float, levels: int, *, prepares: bool = False) -> tuple[float, float]:
-    """How long the first of so many levels may take, and after how long the next begins.
+    """Returns how long the first of the levels may take, and when the next one begins.
 
-    Both are in seconds, `left` is the time until an answer is due. Infinity stands for all the time
-    that there is, and for no next level.
+    Both are in seconds from now; `left` is the time until an answer is due. Infinity means all the
+    time there is, or no next level.
     """
     if levels == 1:
         return math.inf, math.inf
@@ -139,7 +138,7 @@ def turn(left: float, levels: int, *, prepares: bool = False) -> tuple[float, fl
 
 
 class _Fencing:
-    """The levels of one fencing that run."""
+    """The running levels of one fencing."""
 
     def __init__(
         self,
@@ -160,7 +159,7 @@ class _Fencing:
     async def first_of(self, levels: list[Level], due: float) -> tuple[Level, float]:
         """The first level that proves the host off, and since when; raises LevelsError."""
         next_begins = 0.0
-        # A level that has its time for itself.
+        # The running level during whose share no other begins.
         alone: asyncio.Task[float] | None = None
         while True:
             now = time.monotonic()
@@ -193,9 +192,9 @@ class _Fencing:
                         return level, at
 
     async def _switch_off(self, level: Level, seconds: float) -> float:
-        """Has all devices of a level prove the host off; returns since when it is.
+        """Switches the host off by all devices of a level; returns since when it is proven off.
 
-        What a device says does not count if another of the level fails: the host may run on that.
+        Nothing is proven if one of the devices fails: the host may still run on that one.
         """
         tasks = {
             asyncio.ensure_future(self._switch_off_by(device, seconds)): device
@@ -224,12 +223,12 @@ class _Fencing:
         return at
 
     async def stop(self) -> None:
-        """Ends what still runs."""
+        """Ends the levels that still run."""
         await _end_all(self._running)
 
 
 async def _end_all(tasks: Mapping[asyncio.Task[float], object]) -> None:
-    """Cancels tasks, once, and returns when they have ended, also if it is cancelled meanwhile."""
+    """Cancels tasks once, and waits for all of them to end even if it is cancelled meanwhile."""
     pending = {task for task in tasks if not task.done()}
     for task in pending:
         task.cancel()
@@ -238,12 +237,12 @@ async def _end_all(tasks: Mapping[asyncio.Task[float], object]) -> None:
         try:
             _, pending = await asyncio.wait(pending)
         except asyncio.CancelledError:
-            # Cancelling the tasks again would take their commands' second of grace.
+            # Cancelling the tasks again would take away their commands' second of grace.
             cancelled = True
             pending = {task for task in pending if not task.done()}
     for task in tasks:
         if not task.cancelled():
-            # What came of it meanwhile is not needed.
+            # Retrieved so that asyncio does not log it: nobody needs it any more.
             task.exception()
     if cancelled:
         raise asyncio.CancelledError
@@ -256,7 +255,7 @@ async def _switch_on(
     step: Callable[[str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Switches the host on again; what fails is said, and changes nothing about the proof."""
+    """Switches the host on again; failures are logged and do not affect the proof."""
     seconds = max(TO_SWITCH_ON, end - time.monotonic())
 
     async def switch_on(device: Device) -> None:

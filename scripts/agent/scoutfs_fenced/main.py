@@ -1,45 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The command line of scoutfs-fenced.
 
-Without a command it is the agent. The parts of it, each in a file of its own:
+Without a command it runs the agent, whose modules are:
 
-  configuration  what an administrator decides
-  server         the agent as a process: signals, reloads, the end
+  configuration  the configuration file
+  server         the agent process: signals, reloads, shutdown
   discovery      finds requests in sysfs
-  uevents        the kernel's messages about requests
+  uevents        the kernel's uevents about requests
   request        a request's directory in sysfs
-  scheduler      which request's host is fenced when, and the answers to the kernel
-  slots          how many commands run at a time
+  scheduler      decides which host is fenced when, and answers the kernel
+  slots          limits how many hosts are fenced at a time
   fencing        one attempt to fence the host of a request
   levels         fences one host by its topology levels
   device         one fence device: switches a host off, and proves it
-  devices        what is known of all devices, and the watch over them
-  metadata       what fence agents say of themselves
-  sessions       how many logins a device takes at a time
+  devices        the state of all devices, and their monitoring
+  metadata       fence agents' actions and parameters
+  sessions       limits concurrent logins to a device
   registrations  which hosts a device was seen to let in
   hosts          the hosts file: which devices fence which host
-  process        one command, run to its end or to its limit
+  process        runs one command to its end or its limit
   cgroup         a control group for each command
   mounts         which scoutfs mounts this host has
   addresses      which addresses this host has
   acknowledgements  what administrators have acknowledged
   records        which rids are fenced, and which were mounted here
-  statefile      how these are kept
-  events         what the agent reports to its own parts
-  history        keeps these events, and shows them
+  statefile      reads and writes state files
+  events         events for the next three modules
+  history        keeps the events, and shows them
   hook           runs the administrator's program for each
   metrics        counts them in a file for node_exporter
-  status         the socket that tells what the agent does
+  status         the socket that reports the agent's state
   control        the socket for commands that the agent carries out
-  relay          runs check under the agent's conditions
+  relay          runs check in the agent's environment
   instance       the runtime folder, and the single-instance lock
   log, notify    the log, and messages to systemd
 
-The commands, each read only when it is given, because most starts are the agent's:
+The commands, imported only when given, because most starts are the agent's:
 
-  report         shows the requests, and what is done about them
+  report         shows the requests, and what the agent does about them
   check          tests the configuration and the fence devices
-  acknowledge    takes an administrator's own word that a host is off
+  acknowledge    takes an administrator's word that a host is off
   fence          has the agent fence a host, as a test
   people         the login behind a command, and its confirmation
 """
@@ -59,12 +59,12 @@ from scoutfs_fenced.relay import COMMANDS, Relay, run_by_agent
 from scoutfs_fenced.server import Server
 from scoutfs_fenced.status import serve_status
 
-# What sysexits.h calls a mistake in the configuration. systemd does not try again after it.
+# sysexits.h: a configuration error. systemd does not restart the agent after it.
 EX_CONFIG = 78
 
 
 def main() -> int:
-    """Does what the command line says; returns the exit status."""
+    """Runs the command on the command line; returns the exit status."""
     arguments = _parse()
     if arguments.command == "status":
         from scoutfs_fenced.report import print_status
@@ -150,7 +150,7 @@ async def check(host: str | None) -> int:
 
 
 async def serve(sysfs: str) -> None:
-    """Runs as the agent until a signal stops it."""
+    """Runs the agent until a signal stops it."""
     settings = await configuration.read(configuration.chosen_path(), log.event)
     acquire_instance_lock()
     server = Server(settings, sysfs)

@@ -1,36 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Decides which host is fenced when, and answers the kernel.
 
-All requests for one host share one Fencing, which makes one attempt after another until none of
-them waits any more. Each request is answered by itself: with `fenced` as soon as there is a proof
-for it, with `error` before its caller gives up. An attempt does not end with the requests that it
-was begun for: the next leader asks for the same mount, and its request joins.
+All requests for one host share one Fencing, which makes attempts until none of them is pending.
+Each request is answered separately: with `fenced` as soon as there is a proof for it, with `error`
+before its caller gives up. An attempt outlives the requests that it was started for: the next
+leader requests the same mount, and its request joins.
 
-`fenced` is written in one place, _fenced(), for four reasons:
+`fenced` is written in one place, _fenced(), for one of four reasons:
 
-  1. _proven(): an attempt has proven that the host is off. Attempt.answers() says for which
-     requests: for those whose mount existed at the moment that the proof is about. A mount exists
-     before it is asked for, so a request made by then is one; so is one for a rid that was asked
-     for when the attempt began. A request made later is for a mount that may be the host's next,
-     and needs another attempt. A command that fences one mount answers that mount's rid only.
-     The request's address has to be one that the attempt's host had when the attempt began.
+  1. _proven(): an attempt has proven that the host is off. Attempt.answers() decides which requests
+     the proof covers: those whose mount existed at the time of the proof. A mount exists before
+     its fencing is requested, so this includes requests made by that time, and requests for a rid
+     that was pending when the attempt began. A later request may be for the host's next mount, and
+     needs another attempt. A command that fences one mount answers only for that mount's rid.
+     The request's address must be one that the attempt's host had when the attempt began.
 
-  2. _known(), by a record: this agent, or the one before it, has written down that the rid
-     was proven fenced at this address. No mount gets a rid that was used before.
+  2. _known(), from a record: this agent, or one before it, has recorded that the rid was proven
+     fenced at this address. No mount gets a rid that was used before.
 
-  3. _known(), by an administrator's word, which was confirmed and is logged with the login. It
-     counts until it ends or is taken back.
+  3. _known(), from an administrator's acknowledgement, which was confirmed and is logged with the
+     login. It counts until it expires or is withdrawn.
 
-  4. _known(), because the mount was one of this host and is no longer: its address is this host's,
-     and sysfs, which shows every mount that can write (mounts.py), shows no such. The address alone
-     is no proof: it may have moved here from a host that still writes. So the agent's own record of
-     this host's mounts has to have it, or it is a loopback address, or the hosts file gives it to a
-     host all of whose addresses are this host's.
+  4. _known(), because the mount was one of this host's and is gone: its address is this host's, and
+     sysfs, which shows every mount that can write (mounts.py), does not show it. The address alone
+     is no proof: it may have moved here from a host that still writes. So in addition the agent's
+     own record of this host's mounts must include the mount, or the address must be a loopback
+     address, or one that the hosts file gives to a host all of whose addresses are this host's.
 
 None of these answers for a mount that this host has now. No device fences an address of this host.
 
-The file that is written to is found by the directory's inode, and opened with it, so that an answer
-never reaches another request than the one that it is meant for.
+An answer is written only to files opened through a directory with the request's inode, so it never
+reaches another request.
 """
 
 from __future__ import annotations
@@ -58,71 +58,71 @@ from scoutfs_fenced.request import GONE, UNKNOWN_ADDRESSES, Request, RequestFile
 from scoutfs_fenced.slots import Place, Slots, Urgency
 from scoutfs_fenced.statefile import StateError
 
-# How long commands that got SIGTERM may take to do so, when the agent stops.
+# Seconds that commands may take to end after SIGTERM, when the agent stops.
 SECONDS_TO_END = 10.0
 
-# An attempt knows when to end. One that does not is ended this many seconds after.
+# An attempt ends at its own limit. One that does not is cancelled this many seconds later.
 SECONDS_OVER = 5.0
 
-# What was found out so few seconds ago is known still.
+# Seconds for which Knowledge is reused.
 FRESH = 0.2
 
-# The rid that a fencing by hand has, in place of a mount's.
+# The rid of a fencing by hand, which is for no mount.
 NO_RID = "0" * 16
 
 
 @dataclass
 class ServedRequest:
-    """A request, and what is done about it."""
+    """A request, and the state of its fencing."""
 
     request: Request
-    # The address in its one spelling.
+    # The address in canonical form.
     address: str
     # When `error` is written, in seconds of time.monotonic().
     answer_by: float
-    # `waiting`, `pausing` or `done`; while an attempt runs that is for it, see Fencing.attempt.
+    # `waiting`, `pausing` or `done`; whether an attempt runs for it is in Fencing.attempt.
     state: str = "done"
     since: float = field(default_factory=time.monotonic)
     found: float = field(default_factory=time.monotonic)
-    # How many attempts were begun for it, and how the last one ended.
+    # How many attempts were started for it, and how the last one ended.
     attempts: int = 0
     result: str = ""
-    # No attempt is begun for it before this.
+    # No attempt is started for it before this.
     not_before: float = 0.0
     timer: asyncio.TimerHandle | None = None
-    # The host's fencing that it waits for, until it has its answer.
+    # The host's fencing, until the request is answered.
     fencing: Fencing | None = None
-    # Set for a fencing by hand, which is no request of the kernel: gets the answer.
+    # Set for a fencing by hand, which is no kernel request: called with the answer.
     by_hand: Callable[[bool, str], None] | None = None
 
     def enter(self, state: str) -> None:
-        """Notes a new state."""
+        """Enters a state."""
         self.state, self.since = state, time.monotonic()
 
     def log(self, message: str, *, level: int = log.INFORMATION, **fields: str) -> None:
-        """Logs what has happened to it."""
+        """Logs a message about this request."""
         log.event(message, level=level, **self.request.fields(), **fields)
 
     def attempt(self) -> Attempt | None:
-        """The attempt that runs for this request, and perhaps for others."""
+        """The running attempt for this request, and perhaps for others, or None."""
         attempt = self.fencing.attempt if self.fencing else None
         return attempt if attempt is not None and self.request.rid in attempt.rids else None
 
     def host_is_busy(self) -> bool:
-        """Whether an attempt runs for the request's host, be it for other requests."""
+        """Whether an attempt runs for the request's host, even if only for other requests."""
         return self.fencing is not None and self.fencing.attempt is not None
 
     def urgency(self) -> Urgency:
-        """A first attempt comes before another's second."""
+        """Sort key: a first attempt comes before another's second, then the earlier answer_by."""
         return (self.attempts, self.answer_by)
 
 
 class Fencing:
-    """One host that is to be fenced: the requests that wait for that, and the attempt that runs."""
+    """One host to be fenced: its pending requests, and the running attempt."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        # By directory; those that still need an answer.
+        # Unanswered requests, by directory.
         self.pending: dict[str, ServedRequest] = {}
         self.attempt: Attempt | None = None
         self.place: Place | None = None
@@ -151,7 +151,7 @@ class Scheduler:
         self.devices.set_hosts(settings.hosts)
         self._sysfs = sysfs
         self._records = records
-        # Where acknowledgements are.
+        # Where acknowledgements are kept.
         self._directory = directory
         self._fencings: dict[str, Fencing] = {}
         self._slots = Slots(settings.parallel)
@@ -160,11 +160,11 @@ class Scheduler:
         self._numbers = itertools.count(1)
         self._knowledge: Knowledge | None = None
         self._looked = 0.0
-        # Of the file of acknowledgements, as it was read last.
+        # The stamp of the acknowledgements file when it was last read.
         self._stamp: object = None
 
     def configure(self, settings: Configuration) -> None:
-        """Goes on with another configuration; attempts that run are not changed."""
+        """Applies a new configuration; running attempts are not changed."""
         self.settings = settings
         self._slots.set_count(settings.parallel)
         self.devices.set_hosts(settings.hosts)
@@ -172,13 +172,13 @@ class Scheduler:
             for served in list(fencing.pending.values()):
                 key = self._key(served)
                 if key != fencing.key:
-                    # The hosts file says now that it is another host.
+                    # The new hosts file gives its address to another host.
                     del fencing.pending[served.request.directory]
                     self._queue(served)
             fencing.wake.set()
 
     def left(self) -> list[float]:
-        """For each request without an answer: seconds until the kernel gives it up."""
+        """Seconds until the kernel gives up, for each unanswered request."""
         now = time.monotonic()
         return [
             served.request.deadline - now
@@ -187,26 +187,26 @@ class Scheduler:
         ]
 
     def running(self) -> int:
-        """How many hosts have an attempt that runs."""
+        """How many hosts have a running attempt."""
         return sum(fencing.attempt is not None for fencing in self._fencings.values())
 
     def attempts(self) -> list[Attempt]:
-        """The attempts that run, also those that no request waits for any more."""
+        """The running attempts, including those that no request waits for any more."""
         return [each.attempt for each in self._fencings.values() if each.attempt is not None]
 
-    # What discovery reports.
+    # For discovery.
 
     def directories(self) -> set[str]:
-        """The directories of all requests of the kernel that are known."""
+        """The directories of all known kernel requests."""
         return {path for path, served in self.requests.items() if served.by_hand is None}
 
     def inode(self, directory: str) -> int | None:
-        """The inode of the request that is known by this directory; None if there is none."""
+        """The inode of the known request in this directory, or None."""
         served = self.requests.get(directory)
         return served.request.inode if served else None
 
     def add(self, found: list[tuple[Request, bool]]) -> None:
-        """Serves new requests; each comes with whether it is finished already."""
+        """Serves new requests; the flag says whether one is already finished."""
         new = []
         for request, finished in found:
             before = self.requests.get(request.directory)
@@ -233,19 +233,19 @@ class Scheduler:
         self._withdraw(self.requests.pop(directory), "the request is gone")
 
     def recheck_running(self, directory: str) -> None:
-        """Like recheck, but only for a request that an attempt runs for: there are not many."""
+        """Like recheck, but only for the few requests with a running attempt."""
         served = self.requests.get(directory)
         if served is not None and served.state != "done" and served.attempt() is not None:
             self.recheck(directory)
 
     def recheck(self, directory: str) -> None:
-        """Answers a request no more that was finished by someone else, or removed."""
+        """Withdraws a request that was finished by another writer, or removed."""
         served = self.requests.get(directory)
         if served is not None and served.state != "done":
             self._is_open(served)
 
     def reconsider(self) -> None:
-        """Answers what can be answered now by what has become known, as a word that was given."""
+        """Answers pending requests from new knowledge, such as a new acknowledgement."""
         pending = [served for served in self.requests.values() if served.state != "done"]
         if pending:
             knowledge = self._look(fresh=True)
@@ -254,12 +254,12 @@ class Scheduler:
 
     def _served(self, request: Request) -> ServedRequest:
         left = request.left()
-        # A late one is served until the kernel gives it up, which may be later than is known here.
+        # A late request is served until the kernel gives up, which may be later than computed here.
         seconds = left if left > request.margin else request.timeout
         return ServedRequest(request, _spelling(request.address), time.monotonic() + seconds)
 
     def _is_open(self, served: ServedRequest) -> bool:
-        """Whether a request still waits for an answer; one that does not is left alone."""
+        """Whether a request still waits for an answer; if not, withdraws it."""
         if served.by_hand is not None:
             return True
         try:
@@ -275,7 +275,7 @@ class Scheduler:
         return not finished
 
     def _withdraw(self, served: ServedRequest, why: str) -> None:
-        """Answers a request no more."""
+        """Stops serving a request without answering it."""
         if served.state == "done":
             return
         going_on = "; its fencing goes on" if served.attempt() is not None else ""
@@ -285,7 +285,7 @@ class Scheduler:
         self._settle(served)
 
     def _settle(self, served: ServedRequest) -> None:
-        """Nothing more is done for a request."""
+        """Marks a request done and detaches it from its fencing."""
         if served.timer is not None:
             served.timer.cancel()
         served.enter("done")
@@ -299,14 +299,14 @@ class Scheduler:
     # Answers that need no attempt.
 
     def tick(self) -> None:
-        """To be called every few seconds: notes mounts and acknowledgements."""
+        """Reads mounts and acknowledgements; must be called every few seconds."""
         before = self._stamp
         self._look(fresh=True)
         if self._stamp != before:
             self.reconsider()
 
     def _look(self, *, fresh: bool = False) -> Knowledge:
-        """What can be known of requests without fencing anything."""
+        """Collects what is known about requests without fencing anything."""
         now = time.monotonic()
         if self._knowledge is not None and now - self._looked < FRESH and not fresh:
             return self._knowledge
@@ -328,13 +328,13 @@ class Scheduler:
         return self._knowledge
 
     def _complain(self, message: str) -> None:
-        """Logs an obstacle, once."""
+        """Logs an error once."""
         if message not in self._complaints:
             self._complaints.add(message)
             log.event(message, level=log.ERROR)
 
     def _answer_known(self, served: ServedRequest, knowledge: Knowledge) -> bool:
-        """Answers a request by what is known; returns whether it was answered."""
+        """Answers a request from what is known; returns whether it was answered."""
         request = served.request
         host = self.settings.hosts.host(request.address)
         own = self._is_own(request.address, host)
@@ -342,7 +342,7 @@ class Scheduler:
             if own:
                 self._failed(served, f"{request.address} is an address of this host")
         elif knowledge.mounts.has(request.rid):
-            # Neither a record nor a word can be right, and no device would fence this mount.
+            # No record or acknowledgement can be right, and no device would fence this mount.
             if host is not None:
                 self._failed(served, "this host has the mount: it cannot fence itself; unmount it")
         else:
@@ -351,16 +351,17 @@ class Scheduler:
                 self._fenced(served, how)
             elif own and host is not None:
                 self._failed(served, _why_not_here(request, knowledge))
-            # If it is own, a command may know: one that unmounts looks for the mount itself.
+            # An own address that is not in the hosts file is left to the command: one that unmounts
+            # looks for the mount itself.
         return served.state == "done"
 
     def _known(self, served: ServedRequest, host: Host | None, knowledge: Knowledge) -> str | None:
-        """How it is known that a mount is fenced; None if it is not known."""
+        """How a mount is known to be fenced; None if it is not known."""
         request = served.request
         own = self._is_own(request.address, host)
         for each in knowledge.acknowledged:
             if each.is_about(request.rid, served.address):
-                # Not recorded: it can be taken back.
+                # Not recorded: it can be withdrawn.
                 return f"acknowledged: {each}"
         recorded = self._recorded(served, host)
         if recorded is not None:
@@ -372,7 +373,7 @@ class Scheduler:
         return None
 
     def _is_own(self, address: str, host: Host | None) -> bool:
-        """Whether this host has the address, or another one of the address's host."""
+        """Whether this host has the address, or another address of the same host."""
         try:
             addresses = {parse_address(address), *(host.addresses if host else ())}
         except ValueError:
@@ -380,7 +381,7 @@ class Scheduler:
         return any(is_own(each, self._own) for each in addresses)
 
     def _was_here(self, request: Request, host: Host | None) -> bool:
-        """Whether the mount was one of this host, for certain."""
+        """Whether the mount was certainly one of this host's."""
         if self._records is not None and self._records.was_mounted_here(request.rid):
             return True
         with suppress(ValueError):
@@ -389,7 +390,7 @@ class Scheduler:
         return host is not None and all(is_own(each, self._own) for each in host.addresses)
 
     def _recorded(self, served: ServedRequest, host: Host | None) -> str | None:
-        """How the mount was fenced before, at an address of the same host; None if it was not."""
+        """How the mount was fenced before, at an address of the same host, or None."""
         if self._records is None:
             return None
         addresses = [served.address, *map(str, host.addresses if host else ())]
@@ -403,11 +404,11 @@ class Scheduler:
     # Answering the kernel.
 
     def _fenced(self, served: ServedRequest, how: str, since: float | None = None) -> None:
-        """Tells the caller that the mount can no longer write. The head of this file says why."""
+        """Answers `fenced`: the mount can no longer write. The head of this file says why."""
         self._answer(served, True, how, since)
 
     def _failed(self, served: ServedRequest, how: str, since: float | None = None) -> None:
-        """Tells the caller that the mount could not be fenced in time."""
+        """Answers `error`: the mount could not be fenced in time."""
         self._answer(served, False, how, since)
 
     def _answer(self, served: ServedRequest, fenced: bool, how: str, since: float | None) -> None:
@@ -425,10 +426,10 @@ class Scheduler:
                     if fenced or not served.request.error_is_success:
                         files.finish(fenced)
                     else:
-                        # Without an answer the leader gives up, and the next one asks.
+                        # Without an answer the leader gives up, and the next leader asks again.
                         ending += "; its leader, which would take error for success, gets no answer"
         except _CannotOpenError as error:
-            # As if no more files could be open. The record, if it is fenced, answers it later.
+            # Such as too many open files. If it is fenced, the record answers it later.
             served.log(f"{ending}, but its files cannot be opened: {error}", level=log.ERROR)
             served.not_before = now + self.settings.retry_pause
             if now < served.answer_by:
@@ -467,7 +468,7 @@ class Scheduler:
     # Fencing hosts.
 
     def _key(self, served: ServedRequest) -> str:
-        """What is fenced for a request: a host, by its name or its address."""
+        """Key of a request's Fencing: its host's name or address; its rid if these are unknown."""
         host = self.settings.hosts.host(served.request.address)
         if host is not None:
             return f"host {host.name}"
@@ -495,7 +496,7 @@ class Scheduler:
         fencing.wake.set()
 
     def _expire(self, served: ServedRequest) -> None:
-        """Fails a request whose caller is about to give up; an attempt that runs goes on."""
+        """Fails a request whose caller is about to give up; a running attempt continues."""
         if served.state == "done":
             return
         served.timer = None
@@ -509,7 +510,7 @@ class Scheduler:
         self._failed(served, f"no time is left{why}")
 
     async def _serve(self, fencing: Fencing) -> None:
-        """Makes attempts until no request waits any more."""
+        """Makes attempts until no request is pending."""
         try:
             while fencing.pending:
                 fencing.wake.clear()
@@ -525,7 +526,7 @@ class Scheduler:
             for served in fencing.pending.values():
                 served.log("not fenced yet; left to the next agent", level=log.WARNING)
         except Exception as error:
-            # It must not end the other hosts' tasks; the next scan finds these requests anew.
+            # This must not end the other hosts' tasks; the next scan finds these requests again.
             log.event(f"unexpected, for {fencing.key}: {error!r}", level=log.ERROR)
             for served in list(fencing.pending.values()):
                 if served.by_hand is not None:
@@ -596,7 +597,7 @@ class Scheduler:
             fences_host = True
         else:
             addresses = {first.address}
-            # A command for this host itself can but unmount.
+            # For this host itself, a command can only unmount.
             fences_host = (
                 self.settings.fences_host
                 and request.address not in UNKNOWN_ADDRESSES
@@ -611,18 +612,18 @@ class Scheduler:
         return Attempt(request, host, addresses, fences_host, rids)
 
     def _proven(self, fencing: Fencing, attempt: Attempt, proof: Proof) -> None:
-        """The host is off, or the mount is gone: all requests are answered that this is true of."""
+        """The host is off, or the mount is gone: answers all requests that the proof covers."""
         attempt.proof = proof
         for served in list(fencing.pending.values()):
             if attempt.answers(served.request, served.address):
                 self._record(served.request.rid, served.address, proof.how)
                 self._fenced(served, proof.how, attempt.began)
-        # Requests that are gone meanwhile: the next leader asks for the same mounts.
+        # Also for requests that are gone meanwhile: the next leader requests the same mounts.
         for rid, address in attempt.rids.items():
             self._record(rid, address, proof.how)
 
     def _not_proven(self, covered: list[ServedRequest], attempt: Attempt, why: str) -> None:
-        """An attempt has failed: another one follows, or the request has failed."""
+        """An attempt has failed: retries each request, or fails it."""
         now = time.monotonic()
         duration = f"{now - attempt.began:.3f}"
         ending = f"{why} after {duration} s"
@@ -653,9 +654,9 @@ class Scheduler:
     # By hand.
 
     def fence_by_hand(self, name: str, by: str, answer: Callable[[bool, str], None]) -> None:
-        """Has a host of the hosts file fenced, or what the command fences at an address.
+        """Fences a host of the hosts file, or whatever the command fences at an address.
 
-        Raises LookupError, with a sentence, if there is no such host. The answer comes later.
+        Raises LookupError, with a sentence, if there is no such host. `answer` is called later.
         """
         host = next((each for each in self.settings.hosts if each.name == name), None)
         if host is None:
@@ -690,9 +691,9 @@ class Scheduler:
     # Stopping.
 
     async def stop(self, at_once: asyncio.Future[Literal[True]]) -> None:
-        """Ends when no attempt runs any more, or some time after, or soon after `at_once`.
+        """Waits for running attempts, up to the stop timeout or `at_once`, and cancels the rest.
 
-        Requests are served meanwhile, also new ones: they need not wait for the next agent.
+        Requests, new ones too, are served meanwhile: they need not wait for the next agent.
         """
         self.stopping = True
         if self.running():
@@ -717,7 +718,7 @@ class Scheduler:
         self._closed = True
         tasks = self._tasks()
         for task in tasks:
-            # Once: cancelling again would take a command's grace away.
+            # Once: cancelling again would take away a command's grace period.
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=SECONDS_TO_END)
@@ -728,25 +729,25 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What can be known of requests without fencing anything, at one moment."""
+    """What is known about requests without fencing anything, at one moment."""
 
     mounts: Mounts
     acknowledged: list[Acknowledgement]
 
 
 class _AnsweredError(Exception):
-    """A request has an answer already, as a phrase."""
+    """Why a request needs no answer, as a phrase."""
 
 
 class _CannotOpenError(Exception):
-    """Why a request's files, which are there, cannot be opened."""
+    """Why a request's files, which exist, cannot be opened."""
 
 
 async def _within(task: asyncio.Task[None], seconds: float) -> None:
-    """Waits for an attempt, and cancels it if it does not end by itself; raises what it raises.
+    """Waits for an attempt, cancels it if it does not end in time, and passes on its exception.
 
-    It is cancelled once, whatever happens to the caller, and ends before this returns: commands
-    that are cancelled again lose their second of grace.
+    It is cancelled once, whatever happens to the caller, and has ended when this returns: a second
+    cancellation would take away its commands' second of grace.
     """
     try:
         await asyncio.wait({task}, timeout=seconds)
@@ -760,7 +761,7 @@ async def _within(task: asyncio.Task[None], seconds: float) -> None:
 
 
 def _spelling(address: str) -> str:
-    """The one spelling of an address; what is none is left as it is."""
+    """The canonical form of an address; anything else is returned unchanged."""
     try:
         return str(parse_address(address))
     except ValueError:
@@ -778,7 +779,7 @@ def _why_not_here(request: Request, knowledge: Knowledge) -> str:
 
 
 def _why_lost(error: OSError) -> str:
-    """What it means that the kernel did not take a result."""
+    """Why the kernel did not accept an answer."""
     if error.errno in GONE:
         return "the request is gone"
     if error.errno == errno.ESTALE:
