@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`scoutfs-fenced ack`: an administrator's own word that a host is off, or a mount fenced.
+"""`scoutfs-fenced ack`: an administrator's word that a host is off, or a mount fenced.
 
-`ack RID` answers a request that is pending. The request's files are opened before the administrator
-is asked, so that the word never reaches a later request for the same rid.
+`ack RID` answers a pending request. The request's files are opened before the administrator is
+asked, so the answer never reaches a later request for the same rid.
 
-`ack RID --for 15m` and `ack --host HOST` write an acknowledgement for the agent: it answers the
-requests that come as long as it holds, on this host. It may be given before there is a request,
-after it has failed, and on a host that does not lead yet.
+`ack RID --for 15m` and `ack --host HOST` write an acknowledgement, from which the agent on this
+host answers requests as long as it holds. It may be given before there is a request, after one has
+failed, and on a host that does not lead yet.
 
-The log names the login that gave it, or took it back.
+The log names the login that gave or withdrew it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ If this host is not off, or if it comes back and writes, the filesystem is damag
 Say so only if you have seen for yourself that it is off.
 """
 
-# How long a word about a host holds, and the longest that one may.
+# How long an acknowledgement for a host holds by default, and the longest that any may hold.
 DEFAULT_SECONDS = 15 * 60.0
 LONGEST_SECONDS = 86400.0
 
@@ -62,7 +62,7 @@ def ask_and_acknowledge(
     span: str | None,
     withdraw: bool,
 ) -> int:
-    """Asks, and passes the answer on; returns the exit status."""
+    """Asks the administrator, and passes the answer on; returns the exit status."""
     try:
         if (rid is None) == (host is None):
             raise Refused("say of which mount or host: ack RID, or ack --host HOST")
@@ -97,7 +97,7 @@ def _seconds(span: str) -> float:
     return seconds
 
 
-# What holds for some time.
+# Acknowledgements that hold for some time.
 
 
 def _acknowledge_host(host: str, seconds: float) -> None:
@@ -116,7 +116,7 @@ def _acknowledge_host(host: str, seconds: float) -> None:
 
 
 def resolve_host(host: str) -> list[str]:
-    """The addresses of a host of the hosts file, or the address that was given. Raises Refused."""
+    """The addresses of a host of the hosts file, or the given address. Raises Refused."""
     with suppress(ValueError):
         address = parse_address(host)
         if address.is_unspecified or address.is_multicast:
@@ -170,7 +170,7 @@ def _why_not_kept(error: StateError | OSError) -> str:
     return f"{error}"
 
 
-# A request that is pending.
+# Pending requests.
 
 
 def _acknowledge_rid(sysfs: str, rid: str, mount: str | None, seconds: float | None) -> None:
@@ -192,7 +192,7 @@ def _acknowledge_rid(sysfs: str, rid: str, mount: str | None, seconds: float | N
 
 
 def read_outcome_or_gone(request: Request) -> str:
-    """What has become of a request: pending, fenced, failed or gone."""
+    """The outcome of a request: pending, fenced, failed or gone."""
     try:
         return read_outcome(request.directory)
     except OSError:
@@ -210,7 +210,7 @@ def _find(sysfs: str, rid: str, mount: str | None) -> list[Request]:
 
 
 def _choose(found: list[Request], rid: str, mount: str | None) -> Request:
-    """The request that is meant."""
+    """The only request found; raises Refused for none or several."""
     if not found:
         where = f" of the mount {mount}" if mount is not None else ""
         raise Refused(
@@ -242,7 +242,7 @@ def _open(request: Request) -> RequestFiles:
 
 
 def _confirm(request: Request) -> None:
-    """Has the address typed, or the rid if there is no address."""
+    """Asks the administrator to type the address, or the rid if the address is unknown."""
     print(f"The mount with the rid {request.rid}")
     print(f"at the address         {request.address}")
     print(f"is to be fenced for    {request.reason}")
@@ -253,7 +253,7 @@ def _confirm(request: Request) -> None:
 
 
 def _finish(request: Request, files: RequestFiles) -> None:
-    """Tells the kernel, and the log."""
+    """Answers the kernel, and logs it."""
     by = who()
     try:
         files.finish(True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Acknowledgements: an administrator's word that a host is off, or a mount fenced, for some time.
 
-The command `ack` writes them to the state directory, also before there is a request, on a host that
-does not lead, or while no agent runs. The agent answers every request that one is about as long as
-it holds, which it counts by a clock that people do not set; after a reboot of this host none holds.
+The command `ack` writes them to the state directory, even before there is a request, on a host that
+does not lead, or while no agent runs. As long as one holds, the agent answers every request that it
+is about. The time is counted by a clock that nobody sets; after a reboot of this host none holds.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """What was said, by which login, and until when it holds."""
+    """What was acknowledged, by which login, and until when it holds."""
 
-    # Of what it was said, for people: "host node1" or "rid 2f1a90c37be5d468".
+    # What it is about, for people: "host node1" or "rid 2f1a90c37be5d468".
     subject: str
-    # The rid, or nothing; the host's addresses, each in its one spelling, or none.
+    # The rid, or an empty string; the host's addresses in canonical form, or none.
     rid: str
     addresses: Sequence[str]
     by: str
     # In seconds since 1970, for people.
     given: float
     until: float
-    # What counts: seconds of CLOCK_BOOTTIME, of this boot.
+    # What counts: the boot, and seconds of CLOCK_BOOTTIME in it.
     boot: str
     end: float
 
@@ -44,7 +44,7 @@ class Acknowledgement:
         return self.boot == boot_id() and boot_seconds() < self.end
 
     def is_about(self, rid: str, address: str) -> bool:
-        """Whether it answers a request for this rid, at this address in its one spelling."""
+        """Whether it answers a request for this rid, at this address in canonical form."""
         return rid == self.rid if self.rid else address in self.addresses
 
     def __str__(self) -> str:
@@ -53,20 +53,20 @@ class Acknowledgement:
 
 
 def boot_id() -> str:
-    """Which boot of this host this is."""
+    """The id of this host's current boot."""
     with open(BOOT_ID, encoding="ascii") as file:
         return file.read().strip()
 
 
 def boot_seconds() -> float:
-    """Seconds since this boot, also those that the host slept."""
+    """Seconds since this boot, including those that the host was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def new_acknowledgement(
     subject: str, rid: str, addresses: Sequence[str], by: str, seconds: float
 ) -> Acknowledgement:
-    """One that is given now and holds for so many seconds."""
+    """One that is given now and holds for `seconds`."""
     now = time.time()
     return Acknowledgement(
         subject, rid, tuple(addresses), by, now, now + seconds, boot_id(), boot_seconds() + seconds
@@ -98,7 +98,7 @@ def read_acknowledgements(directory: str) -> list[Acknowledgement]:
 def add_acknowledgement(directory: str, added: Acknowledgement) -> str:
     """Adds an acknowledgement. Raises OSError.
 
-    If those before it cannot be believed, their file is put aside, and this returns why.
+    If the file of earlier ones cannot be trusted, it is put aside, and this returns why.
     """
     path = os.path.join(directory, NAME)
     damage = ""
@@ -113,7 +113,7 @@ def add_acknowledgement(directory: str, added: Acknowledgement) -> str:
 
 
 def withdraw_acknowledgements(directory: str, subject: str) -> list[Acknowledgement]:
-    """Takes back all about a subject; returns them. Raises StateError or OSError."""
+    """Withdraws all about a subject, and returns them. Raises StateError or OSError."""
     with _locked(directory):
         before = read_acknowledgements(directory)
         taken = [each for each in before if each.subject == subject]
@@ -123,7 +123,7 @@ def withdraw_acknowledgements(directory: str, subject: str) -> list[Acknowledgem
 
 
 def file_stamp(directory: str) -> tuple[int, int] | None:
-    """Changes with every acknowledgement, given or taken back; None until there is one."""
+    """Changes whenever an acknowledgement is given or withdrawn; None until there is one."""
     try:
         status = os.stat(os.path.join(directory, NAME))
     except OSError:

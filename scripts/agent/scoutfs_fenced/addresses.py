@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Addresses of hosts: one spelling for each, and which are this host's own.
+"""Addresses of hosts: their canonical form, and which are this host's own.
 
 C headers: linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h
 """
@@ -14,7 +14,7 @@ from typing import Union
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
-# Of linux/netlink.h, linux/rtnetlink.h and linux/if_addr.h.
+# From linux/netlink.h, linux/rtnetlink.h and linux/if_addr.h.
 _NETLINK_ROUTE = 0
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
@@ -34,9 +34,9 @@ _SECONDS_TO_ANSWER = 5.0
 
 
 def parse_address(text: str) -> Address:
-    """An address of which there is one spelling only; raises ValueError.
+    """Parses an address into its canonical form; raises ValueError.
 
-    An IPv4 address mapped into IPv6 is the IPv4 address.
+    An IPv4 address mapped into IPv6 becomes the IPv4 address.
     """
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
@@ -47,8 +47,8 @@ def parse_address(text: str) -> Address:
 def own_addresses() -> set[Address]:
     """The addresses that this host's interfaces have now; raises OSError.
 
-    It asks the kernel and does not wait for other hosts. Addresses come and go, so nothing is
-    cached. See is_own() for loopback addresses, most of which no interface has.
+    Asks the kernel, and waits for no other host. Addresses come and go, so nothing is cached. See
+    is_own() for loopback addresses, most of which no interface has.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as netlink:
         netlink.settimeout(_SECONDS_TO_ANSWER)
@@ -76,14 +76,14 @@ def is_own(address: Address, own: set[Address]) -> bool:
 
 
 def _addresses(content: bytes) -> set[Address]:
-    """The addresses of one message: of a point-to-point link, only this end's."""
+    """The addresses in one message; for a point-to-point link, only this end's."""
     found = dict(_parts(content[_MESSAGE.size :], _ATTRIBUTE))
     packed = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
     return {ipaddress.ip_address(packed)} if packed else set()
 
 
 def _parts(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each message, or attribute: all begin with a length, and are aligned."""
+    """Type and content of each message or attribute: all begin with a length, and are aligned."""
     while len(data) >= header.size:
         if header is _HEADER:
             length, kind, *_ = header.unpack_from(data)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Control groups: one for each command, in which everything that the command starts stays.
+"""Control groups: one for each command and everything that it starts.
 
-systemd delegates the control group of the agent's unit to the agent (Delegate=), which makes a
-group below it for each command. No process falls out of it, and one write ends all that are in it.
+systemd delegates the control group of the agent's unit to the agent (Delegate=), which creates a
+group below it for each command. No process can leave it, and one write kills all processes in it.
 
 A command moves into its group before it begins, which takes the kernel some 20 ms, as a move waits
-for an RCU grace period. Cloning it into the group would be faster, but Python has no call for that;
-made of several calls of ctypes it deadlocks: between them the child, which has no other thread,
+for an RCU grace period. Cloning it into the group would be faster, but Python has no call for that,
+and several ctypes calls in its place deadlock: between them the child, which has no other thread,
 waits for one to take Python's lock.
 """
 
@@ -21,7 +21,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
-# How systemd marks a group that it has delegated; old versions set the first only.
+# How systemd marks a group that it has delegated; old versions set only the first.
 DELEGATED = ("trusted.delegate", "user.delegate")
 
 _numbers = itertools.count(1)
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 @functools.lru_cache(maxsize=1)
 def delegated() -> str | None:
-    """The directory of the control group that is delegated to this process; None without one.
+    """The directory of the control group that is delegated to this process, or None.
 
     Only version 2 of control groups has `cgroup.kill`, since Linux 5.14.
     """
@@ -65,10 +65,10 @@ class ControlGroup:
     """One control group, made for one command."""
 
     def __init__(self, parent: str) -> None:
-        """Makes it below a directory of the delegated tree, or raises OSError."""
+        """Creates it below a directory of the delegated tree, or raises OSError."""
         while True:
             self.directory = os.path.join(parent, f"command-{os.getpid()}-{next(_numbers)}")
-            # An agent before this one may have had the same process id.
+            # An earlier agent may have had the same process id.
             with suppress(FileExistsError):
                 os.mkdir(self.directory)
                 return
@@ -86,7 +86,7 @@ class ControlGroup:
         Raises OSError if the command cannot be run. Only the main thread may call this.
         """
         group = os.open(os.path.join(self.directory, "cgroup.procs"), os.O_WRONLY)
-        # Handlers of this process, which a child inherits until it execs, never run there.
+        # A child inherits this process's signal handlers until it execs; blocked, they never run.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
         def move() -> None:
@@ -109,12 +109,12 @@ class ControlGroup:
         finally:
             os.close(group)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # Others wait for it.
+        # _reap() in process.py waits for it instead.
         process.returncode = 0
         return process.pid
 
     def processes(self) -> Iterator[int]:
-        """The process ids of all that run in it, and in groups that they have made below it."""
+        """The ids of all processes in it, and in groups that they have created below it."""
         for directory, _, _ in os.walk(self.directory):
             with suppress(OSError), open(f"{directory}/cgroup.procs", encoding="ascii") as file:
                 yield from map(int, file.read().split())
@@ -128,12 +128,12 @@ class ControlGroup:
             return True
 
     def kill(self) -> None:
-        """Kills everything that runs in it, and what that is about to start."""
+        """Kills all processes in it, and those that they are about to start."""
         with suppress(OSError), open(f"{self.directory}/cgroup.kill", "wb", buffering=0) as file:
             file.write(b"1")
 
     def remove(self) -> bool:
-        """Removes it; returns whether it is gone, which it is not while anything runs in it."""
+        """Removes it unless processes run in it; returns whether it is gone."""
         for directory, _, _ in os.walk(self.directory, topdown=False):
             with suppress(OSError):
                 os.rmdir(directory)

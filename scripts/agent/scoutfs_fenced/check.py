@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Tests the configuration, and whether every fence device answers. Nothing is switched off.
 
-A device that says "off" of a host that is up is as wrong as one that does not answer: it is another
-host's, or one that does not know the host.
+A device that says "off" for a host that is up is as wrong as one that does not answer: it belongs
+to another host, or does not know this one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.hosts import Device, Host
 from scoutfs_fenced.statefile import state_directory
 
-# Seconds that a device has, where the configuration sets no limit.
+# Seconds that a device may take, if the configuration sets no limit.
 SECONDS = 30.0
 
 # Seconds that a host may take to answer.
@@ -30,12 +30,12 @@ SECONDS_TO_ANSWER = 1.0
 # A port at which hosts that are up accept or refuse connections. One that is off does neither.
 PORT = 22
 
-# How fence agents say that they leave out a parameter, and go on as if it were not there.
+# How fence agents report that they ignore a parameter, and continue without it.
 IGNORED = re.compile(r"Parse error: Ignoring (.*)")
 
 
 async def run_checks(settings: Configuration, only: str | None = None) -> int:
-    """Prints a line for each thing that can be tested; returns how many are not well.
+    """Prints a line for each test; returns how many failed.
 
     With the name or an address of a host, only that host's devices are tested.
     """
@@ -76,7 +76,7 @@ class _Checks:
         self._up: dict[str, asyncio.Future[Address | None]] = {}
 
     async def check(self, host: Host, device: Device) -> tuple[bool, list[str]]:
-        """Whether a device is well, and what to tell about it."""
+        """Whether a device is well, and the lines to print about it."""
         subject = f"{device} ({', '.join(map(str, host.addresses))})"
         said: list[str] = []
         async with self._places:
@@ -97,7 +97,7 @@ class _Checks:
         return True, [f"{subject}: it is {status}"]
 
     async def _is_up(self, host: Host) -> Address | None:
-        """An address at which the host shows that it is up; None if there is no sign of it."""
+        """An address at which the host is up, or None if there is no sign of that."""
         if host.name in self._own:
             return host.addresses[0]
         if host.name not in self._up:

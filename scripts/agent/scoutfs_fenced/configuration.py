@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an administrator decides: the configuration file, read as the shell reads it.
+"""The configuration file, read as the shell reads it.
 
-The file is what scoutfs's own agent, a shell script, sources. So a shell does it here as well, bash
-if there is one, and whatever the file exports is in the environment of the fence commands.
+scoutfs's own agent, a shell script, sources this file. So a shell reads it here as well, bash if
+there is one, and whatever the file exports is in the environment of the fence commands.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ DEFAULT_PATH = "/etc/scoutfs/scoutfs-fenced.conf"
 # The hosts file that is read if it exists and no other is named.
 DEFAULT_HOSTS = "/etc/scoutfs/scoutfs-fenced.hosts"
 
-# Names the file, where it is another one.
+# Names another configuration file.
 PATH_VARIABLE = "SCOUTFS_FENCED_CONFIG_FILE"
 
-# How long the shell may take.
+# Seconds that the shell may take.
 SECONDS_TO_READ = 10.0
 
-# What a pause is bounded to: none at all would leave no time for anything else.
+# Bounds of a pause: without one, nothing else would run.
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 10 * 86400.0
 
-# The numbers of sleep(1), and its units.
+# Numbers and units as sleep(1) takes them.
 SPAN = re.compile(
     r"[+]?(0x[0-9a-f.]+(p[+-]?[0-9]+)?|[0-9.]+(e[+-]?[0-9]+)?|inf|infinity)", re.IGNORECASE
 )
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-# How much of a command is read to see what it fences.
+# How many bytes of a command are read to see what it fences.
 LONGEST_SCRIPT = 1 << 20
 
 VARIABLES = (
@@ -60,10 +60,9 @@ VARIABLES = (
     "SCOUTFS_FENCED_MONITOR",
 )
 
-# What the shell does: $0 is itself, $1 the configuration. That may print whatever it likes, so the
-# answer goes elsewhere. A line that cannot be run is a mistake; one that merely fails, such as a
-# test, is none. The shell splits the arguments, because that is what administrators' files were
-# written for.
+# The shell's script: $0 is the shell, $1 the configuration. The latter may print anything, so the
+# answer goes to a file of its own. A line that cannot be run is an error; one that merely fails,
+# such as a test, is not. The shell splits the arguments, as administrators' files expect.
 READ = """
 "$0" -n "$1" || exit
 if [ -n "${BASH_VERSION-}" ]; then
@@ -92,7 +91,7 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a configuration file says."""
+    """The values of a configuration file."""
 
     # The file that it was read from.
     path: str
@@ -102,38 +101,38 @@ class Configuration:
     leader_timeout: float = DEFAULT_LEADER_TIMEOUT
     # The hosts that are fenced by devices.
     hosts: Hosts = field(default_factory=Hosts, repr=False)
-    # The fence command for all others, and its arguments; nothing if there is none.
+    # The fence command for all others, and its arguments; empty if there is none.
     command: tuple[str, ...] = ()
-    # Whether its success is one for every mount of the host, and not for the one that it was given.
+    # Whether its success covers every mount of the host, not only the one that it was given.
     fences_host: bool = True
     # How many commands may run at a time.
     parallel: int = 32
     # Seconds that an attempt may take; by default as long as the kernel waits.
     limit: float | None = None
-    # How often a failed command is tried again; by default while there is time.
+    # How often a failed command is retried; by default as long as there is time.
     retries: int | None = None
-    # Seconds before it is.
+    # Seconds before a retry.
     retry_pause: float = 1
-    # Seconds that running commands get when the agent stops.
+    # Seconds that running commands get to end when the agent stops.
     stop_timeout: float = 30
-    # Seconds between two questions to each fence device for its status; 0 for none.
+    # Seconds between two polls of each fence device's status; 0 for none.
     monitor: float = 300
-    # The program that hears of events, and the file of metrics; empty for none.
+    # The program that is run for events, and the file of metrics; empty for none.
     hook: str = ""
     metrics: str = ""
-    # The environment that commands get.
+    # The commands' environment.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def chosen_path() -> str:
-    """The configuration file that the environment names, or the usual one."""
+    """The configuration file that the environment names, or the default one."""
     return os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
 
 
 async def read(path: str, say: Callable[[str], None]) -> Configuration:
     """Reads a configuration, or raises ConfigurationError.
 
-    What the shell prints while it reads a good one is said.
+    If the file is valid, `say` gets what the shell printed while reading it.
     """
     path = os.path.abspath(path)
     try:
@@ -178,9 +177,9 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
 
 
 async def _ask_shell(path: str, say: Callable[[str], None]) -> list[str]:
-    """What the shell makes of the file: values, arguments and environment.
+    """Has the shell read the file; returns values, arguments and environment.
 
-    A value is empty where it is not set, else it follows a sign.
+    A value that is not set is empty; any other begins with an equals sign.
     """
     said: list[str] = []
     shell = process.shell()
@@ -197,7 +196,7 @@ async def _ask_shell(path: str, say: Callable[[str], None]) -> list[str]:
         )
         values = os.fsdecode(answer.read()).split("\0")[:-1]
     if ending.over_limit is not None:
-        # What the shell says of the signal that ends it is no mistake in a line.
+        # The shell's message about the signal that ends it is not an error in a line.
         raise _refusal(path, [], str(ending))
     if not ending.succeeded:
         raise _refusal(path, said, str(ending))
@@ -209,7 +208,7 @@ async def _ask_shell(path: str, say: Callable[[str], None]) -> list[str]:
 
 
 def _refusal(path: str, said: list[str], ending: str) -> ConfigurationError:
-    """Why the shell could not read a file: shells name the line, each in its own way."""
+    """Why the shell could not read a file: each shell names the line in its own way."""
     for text in said:
         found = re.match(rf".*{re.escape(path)}: (?:line )?(\d+): (.*)", text)
         if found:
@@ -219,9 +218,9 @@ def _refusal(path: str, said: list[str], ending: str) -> ConfigurationError:
 
 
 def parse_span(text: str) -> float:
-    """The seconds of one of sleep's spans; raises ValueError."""
+    """The seconds of one span as sleep(1) takes it; raises ValueError."""
     hexadecimal = "x" in text.lower()
-    # At the end of a hexadecimal number, d is a digit; at that of its exponent it is a unit.
+    # A final d is a digit of a hexadecimal number, but a unit after its exponent.
     is_digit = hexadecimal and text[-1:] == "d" and "p" not in text.lower()
     unit = None if is_digit else UNITS.get(text[-1:])
     number = text[:-1] if unit else text
@@ -232,9 +231,9 @@ def parse_span(text: str) -> float:
 
 
 def _names_rid(command: Sequence[str]) -> bool:
-    """Whether a command, or a script that is an argument of it, reads which mount is to be fenced.
+    """Whether a command, or a script among its arguments, reads the rid of the mount to fence.
 
-    Then it may fence that mount alone, as one that unmounts does.
+    Then it may fence only that mount, as a command that unmounts does.
     """
     for path in command:
         try:
@@ -247,7 +246,7 @@ def _names_rid(command: Sequence[str]) -> bool:
 
 
 class _Values:
-    """The values of a file, which are checked as they are taken."""
+    """The values of a file, checked as they are taken."""
 
     def __init__(self, path: str, text: str, given: Mapping[str, str]) -> None:
         self._path = path
@@ -255,7 +254,7 @@ class _Values:
         self._given = given
 
     def wrong(self, name: str, what: str) -> ConfigurationError:
-        """A mistake in the line that sets a variable, as far as there is one."""
+        """An error in the line that sets a variable, if there is one."""
         assignment = re.compile(rf"(?:.*[\s;])?{name}=")
         lines = enumerate(self._text.splitlines(), 1)
         found = [number for number, line in lines if assignment.match(line)]
@@ -293,7 +292,7 @@ class _Values:
         return min(max(seconds, SHORTEST_PAUSE), LONGEST_PAUSE)
 
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
-        """One of some words."""
+        """One of the choices."""
         text = self._given.get(name) or default
         if text not in choices:
             raise self.wrong(name, f"must be {' or '.join(choices)}, not '{text}'")
@@ -309,7 +308,7 @@ class _Values:
         return int(text)
 
     def hosts(self, name: str) -> Hosts:
-        """The hosts in the file that is named, or in the usual one; none if there is neither."""
+        """The hosts in the named file, or in the default one; none if there is neither."""
         path = self._given.get(name)
         if path is None and os.path.exists(DEFAULT_HOSTS):
             path = DEFAULT_HOSTS
@@ -321,7 +320,7 @@ class _Values:
             raise ConfigurationError(path, error.line, error.what) from error
 
     def command(self, name: str, arguments: list[str], *, needed: bool) -> tuple[str, ...]:
-        """A command and its arguments, once it is sure that they can be run."""
+        """A command, checked to be executable, and its arguments."""
         path = self._given.get(name)
         if not path and not needed:
             return ()
@@ -330,7 +329,7 @@ class _Values:
         return (self.program(name), *arguments)
 
     def program(self, name: str) -> str:
-        """The path of a program that can be run; empty if none is named."""
+        """The path of an executable program; empty if none is named."""
         path = self._given.get(name, "")
         if path and not (os.path.isfile(path) and os.access(path, os.X_OK)):
             raise self.wrong(name, f"is not an executable file: {path}")

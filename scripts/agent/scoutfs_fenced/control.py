@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The socket `control` in the agent's folder, for commands that the agent itself carries out.
 
-A connection sends one JSON object, in one line, and gets one when the command is done. So far there
-is one command, that of `scoutfs-fenced fence`:
+A client sends one JSON object on one line, and gets one back when the command is done. The only
+command so far is that of `scoutfs-fenced fence`:
 
   {"command": "fence", "host": HOST, "by": LOGIN}
   {"fenced": whether it is, "how": a phrase}
@@ -22,7 +22,7 @@ SECONDS_TO_ASK = 5.0
 
 
 async def serve_control(path: str, scheduler: Scheduler) -> asyncio.AbstractServer:
-    """Begins to answer connections; only root may connect."""
+    """Starts answering connections; only root may connect."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.TimeoutError):

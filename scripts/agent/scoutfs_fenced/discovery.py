@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Finds fence requests: by the kernel's uevents, and by scanning sysfs.
 
-Sysfs is scanned at the start, after uevents were lost, and every SCOUTFS_FENCED_DELAY seconds: the
-fencing that is built into scoutfs sends no uevents. What is found goes to the scheduler.
+Sysfs is scanned at the start, after uevents were lost, and every SCOUTFS_FENCED_DELAY seconds:
+scoutfs's built-in fencing sends no uevents. The requests found go to the scheduler.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from scoutfs_fenced.request import GONE, Request, find_requests, read_request
 from scoutfs_fenced.scheduler import Scheduler
 from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost
 
-# So many requests, or messages, are handled before other work of the event loop goes on.
+# How many requests or messages are handled before the event loop continues with other work.
 BATCH = 50
 
-# A request's directory may be there for as long after the uevent of its removal.
+# Seconds for which a request's directory may still exist after the uevent of its removal.
 SECONDS_TO_GO = 0.02
 
 
@@ -41,7 +41,7 @@ class Discovery:
         return self._uevents is not None
 
     def listen(self) -> None:
-        """Subscribes to uevents; without them there are only the scans."""
+        """Subscribes to uevents; without them, only scans find requests."""
         try:
             self._uevents = Uevents()
         except OSError as error:
@@ -54,11 +54,11 @@ class Discovery:
             asyncio.get_running_loop().add_reader(self._uevents, self._receive)
 
     def scan_soon(self) -> None:
-        """Has the next scan begin without waiting."""
+        """Starts the next scan without waiting."""
         self._scan_now.set()
 
     async def run(self, scanned: Callable[[], None]) -> None:
-        """Scans for ever; `scanned` is called after each scan."""
+        """Scans forever; `scanned` is called after each scan."""
         while True:
             self._scan_now.clear()
             await self.scan()
@@ -103,12 +103,12 @@ class Discovery:
             return
         self._scheduler.recheck(directory)
         if event.action == "remove":
-            # The directory may be about to go. Or the uevent is about an earlier one.
+            # The directory may be about to disappear, or the uevent is about an earlier one.
             loop = asyncio.get_running_loop()
             loop.call_later(SECONDS_TO_GO, self._scheduler.recheck, directory)
 
     def _read(self, directories: list[str]) -> None:
-        """Reads requests that are new, and passes them on together."""
+        """Reads new requests, and passes them on together."""
         found: list[tuple[Request, bool]] = []
         leader_timeout = self._scheduler.settings.leader_timeout
         for directory in directories:
@@ -125,7 +125,7 @@ class Discovery:
 
     def _cannot_read(self, directory: str, error: OSError | ValueError) -> None:
         times = self._unreadable[directory] = self._unreadable.get(directory, 0) + 1
-        # A directory may be incomplete while it is made or removed, but not at two scans.
+        # A directory may be incomplete while it is created or removed, but not in two scans.
         incomplete = isinstance(error, OSError) and error.errno in GONE
         if times == (2 if incomplete else 1):
             log.event(f"cannot read the request {directory}: {error}", level=log.ERROR)

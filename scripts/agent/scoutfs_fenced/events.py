@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the agent reports to its own parts: the history, the hook, metrics.
+"""Events that the agent publishes to its history, hook and metrics.
 
-A subscriber is a function that gets each event as it happens. It must return at once: it runs on
-the event loop, between two answers to the kernel. One that raises is logged and stays subscribed.
+A subscriber is a function that is called with each event as it happens. It must return at once: it
+runs on the event loop, between two answers to the kernel. If it raises, the exception is logged and
+it stays subscribed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from scoutfs_fenced import log
 
 # A request was found. Fields: rid, address, reason, mount, and host if the hosts file has one.
 REQUEST_BEGUN = "request-begun"
-# The kernel has its answer, `fenced` or `error`. Besides: how, a phrase; duration, in seconds since
-# the agent found the request.
+# A request was answered with `fenced` or `error`. More fields: how, a phrase; duration, in seconds
+# since the agent found the request.
 REQUEST_FENCED = "request-fenced"
 REQUEST_FAILED = "request-failed"
-# The agent answers it no more: it is gone, or was finished by someone else. Besides: how.
+# The agent stopped serving it: it is gone, or was finished by another writer. One more field: how.
 REQUEST_DROPPED = "request-dropped"
 # A device stopped answering, or answers again. Fields: device, host, and how, a phrase.
 DEVICE_LOST = "device-lost"
@@ -29,7 +30,7 @@ DEVICE_BACK = "device-back"
 
 @dataclass(frozen=True)
 class Event:
-    """Something that has happened."""
+    """One event."""
 
     kind: str
     fields: Mapping[str, str]
@@ -47,11 +48,11 @@ class Events:
         self._subscribers: list[Subscriber] = []
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Has it called for each event from now on."""
+        """Calls the subscriber for each event from now on."""
         self._subscribers.append(subscriber)
 
     def publish(self, kind: str, **fields: str) -> None:
-        """Tells every subscriber. Does not sleep, and never raises."""
+        """Calls every subscriber. Does not sleep, and never raises."""
         event = Event(kind, fields)
         for subscriber in self._subscribers:
             try:

@@ -2,7 +2,7 @@
 """`scoutfs-fenced fence HOST`: really fences a host, as a test before a cluster goes live.
 
 The agent does it, with its devices, limits and rights: what works here works at three in the
-morning. No request is answered by it.
+morning. It answers no request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECONDS_TO_ANSWER = 120.0
 
 
 def ask_and_fence(host: str) -> int:
-    """Asks, and has the agent do it; returns the exit status, 0 if the host was fenced."""
+    """Asks for confirmation, and has the agent fence the host; returns 0 if it was fenced."""
     try:
         addresses = resolve_host(host)
         print(f"The host         {host}")

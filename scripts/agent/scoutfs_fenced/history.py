@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What has happened to requests and devices: kept in the state directory, shown by `history`."""
+"""The history of requests and devices: kept in the state directory, shown by `history`."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class History:
             log.event(f"{error}; the history begins anew", level=log.ERROR)
 
     def add(self, event: Event) -> None:
-        """Keeps an event."""
+        """Adds an event."""
         self._events.append({"time": event.time, "event": event.kind, **event.fields})
         self._changed.set()
 
     async def keep_writing(self) -> None:
-        """Writes what has changed, for ever."""
+        """Writes changes forever."""
         while True:
             await self._changed.wait()
             await self.write()
             await asyncio.sleep(PAUSE)
 
     async def write(self) -> None:
-        """Writes what has changed; a failure is logged once, until it works again."""
+        """Writes changes; logs a failure once, until it works again."""
         if not self._changed.is_set():
             return
         self._changed.clear()

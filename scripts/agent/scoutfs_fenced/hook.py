@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs a program of the administrator's for each event: SCOUTFS_FENCED_HOOK.
+"""Runs the administrator's program for each event: SCOUTFS_FENCED_HOOK.
 
-The program gets the kind of event as its argument, and what it is about in its environment:
+The program gets the kind of event as its argument, and the event in its environment:
 
-  SCOUTFS_FENCED_EVENT         one of those in events.py
+  SCOUTFS_FENCED_EVENT         its kind, as in events.py
   SCOUTFS_FENCED_EVENT_TIME    in seconds since 1970
   SCOUTFS_FENCED_EVENT_...     for each field of the event: RID, ADDRESS, HOST, HOW and so on
 
-Fencing never waits for it: few run at a time, each for a limited time, and what more there is waits
-here, up to a bound. A program that fails, or that is left out, is logged.
+Fencing never waits for it: few programs run at a time, each for a limited time, and further events
+are queued here, up to a bound. A program that fails or is skipped is logged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Hook:
         self._left_out = 0
 
     def add(self, event: Event) -> None:
-        """Has the program run for an event, now or later."""
+        """Runs the program for an event, now or later."""
         if not self._settings().hook:
             return
         if len(self._waiting) >= MOST:
@@ -87,7 +87,7 @@ class Hook:
             log.event(f"the hook failed for {event.kind}: {ending}", level=log.WARNING)
 
     async def stop(self, seconds: float) -> None:
-        """Gives what runs and waits so many seconds, and ends it then."""
+        """Gives running and queued programs `seconds`, then ends them."""
         deadline = asyncio.get_running_loop().time() + seconds
         while self._running and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._running, timeout=left)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent's runtime folder, and the lock in it: one agent on each host."""
+"""The agent's runtime folder, and the lock in it that allows one agent on each host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class InstanceError(Exception):
 
 
 def folder() -> str:
-    """The folder that systemd has made, else the usual one."""
+    """The folder that systemd has created, or else the default one."""
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or DEFAULT_FOLDER
 
 

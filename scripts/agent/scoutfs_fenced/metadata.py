@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What fence agents say of themselves: `AGENT -o metadata`, as XML.
+"""Fence agents' descriptions of themselves: the output of `AGENT -o metadata`, as XML.
 
-It lists the agent's actions and parameters, which of these are required, and old names of some
-(`obsoletes`, `deprecated`). If its action `on` is marked `automatic` or `required`, a host has to
-be let in by it (unfenced) before it can be kept out: the device does not cut the power, and says
-"off" of any host that it has never heard of.
+It lists the agent's actions and parameters, which parameters are required, and old names of some
+(`obsoletes`, `deprecated`). If its action `on` is marked `automatic` or `required`, `on` has to let
+a host in (unfence it) before it can be kept out: the device does not cut the power, and says "off"
+for any host that it does not know.
 
-Fence agents are programs of root's, so their XML is trusted as much as their exit status.
+Fence agents are root's programs, so their XML is trusted as much as their exit status.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from dataclasses import dataclass
 
 from scoutfs_fenced import process
 
-# Seconds that an agent may take to describe itself. Nothing but its own start takes time.
+# Seconds that an agent may take to print its metadata. Only its own start takes time.
 SECONDS = 60.0
 
-# More than any agent has by far; the longest of Debian 13's 87 agents has 30 KB.
+# Far more than any agent prints; the longest metadata of Debian 13's 87 agents has 30 KB.
 LONGEST = 1 << 22
 
-# As `xml.etree` refuses it: before the declaration there may be lines of an interpreter's warnings.
+# Lines before this, such as an interpreter's warnings, are skipped, as `xml.etree` refuses them.
 BEGINNING = re.compile(rb"<\?xml|<resource-agent")
 
 TRUE = ("1", "true", "yes")
 
 
 class MetadataError(Exception):
-    """Why an agent's metadata cannot be had, as a phrase."""
+    """Why an agent's metadata is not available, as a phrase."""
 
 
 def key_of(name: str) -> str:
-    """A parameter's name in the one spelling by which names are compared here.
+    """The canonical form of a parameter's name, for comparing names.
 
-    Fence agents take blanks in names as `-` or `_`.
+    Fence agents accept both `-` and `_` between the words of a name.
     """
     return name.replace("-", "_").lower()
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What one fence agent can do and needs. Parameters are known by key_of(name)."""
+    """What one fence agent can do and needs. Parameters are identified by key_of(name)."""
 
     actions: frozenset[str]
     # How the agent spells each parameter.
     spelling: Mapping[str, str]
     # The present name of each parameter, which is its own unless it is an old one.
     present: Mapping[str, str]
-    # The present names of those that have to be set, without `action`.
+    # The present names of the required parameters, without `action`.
     required: frozenset[str]
-    # Whether a host has to be let in by `on` before `off` means anything.
+    # Whether `on` must let a host in before `off` means anything.
     unfencing: bool
 
 
@@ -75,7 +75,7 @@ def parse(text: bytes) -> Metadata:
     for parameter in root.iterfind("./parameters/parameter"):
         name = parameter.get("name", "")
         key = key_of(name)
-        # Of two spellings of one name, the one that is not deprecated.
+        # Of two spellings of one name, keep the one that is not deprecated.
         if key not in spelling or not _says(parameter, "deprecated"):
             spelling[key] = name
         old = key_of(parameter.get("obsoletes", ""))
@@ -99,16 +99,16 @@ def _says(element: ElementTree.Element, attribute: str) -> bool:
 
 
 class MetadataCache:
-    """The metadata of every fence agent that was asked for, read again when its program changes."""
+    """Caches the metadata of fence agents, and reads it again when the program changes."""
 
     def __init__(self) -> None:
-        # By path, the program as it was, and the task that asks it.
+        # By path: the program as it was, and the task that reads its metadata.
         self._known: dict[str, tuple[tuple[int, ...], asyncio.Future[Metadata]]] = {}
 
     async def get(self, agent: str, environment: Mapping[str, str]) -> Metadata:
         """The metadata of the agent at this path; raises MetadataError.
 
-        The first call runs the agent, for up to SECONDS. A failure is not remembered.
+        The first call runs the agent, for up to SECONDS. A failure is not cached.
         """
         try:
             status = os.stat(agent)
@@ -119,7 +119,7 @@ class MetadataCache:
         if known is None or known[0] != program or _failed(known[1]):
             known = program, asyncio.ensure_future(_ask(agent, environment))
             self._known[agent] = known
-        # One that waits may be cancelled, and others wait for the same.
+        # A waiting caller may be cancelled while others wait for the same task.
         return await asyncio.shield(known[1])
 
 
@@ -131,7 +131,7 @@ async def _ask(agent: str, environment: Mapping[str, str]) -> Metadata:
     said: list[str] = []
     with os.fdopen(os.memfd_create("metadata"), "rb") as answer:
         file = f"/proc/{os.getpid()}/fd/{answer.fileno()}"
-        # What it says besides, on standard error, belongs to no XML.
+        # Its standard error must not get into the XML.
         ending = await process.run(
             ["/bin/sh", "-c", f'exec "$0" -o metadata >{file}', agent],
             environment=environment,

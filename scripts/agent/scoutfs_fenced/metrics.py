@@ -2,9 +2,9 @@
 """A file of metrics for node_exporter's textfile collector: SCOUTFS_FENCED_METRICS.
 
 Its format is that of https://prometheus.io/docs/specs/om/open_metrics_spec/, as far as the
-collector takes it: to that, counters are values without a type. The file is replaced by rename, so
-a reader sees a whole one, and is written again after each event and every PAUSE seconds: its age
-tells whether the agent lives. Counters begin at 0 with each start of the agent.
+collector supports it, which takes counters for values without a type. The file is replaced by
+rename, so a reader sees a complete one, and is written after each event and every PAUSE seconds:
+its age shows whether the agent is alive. Counters start at 0 with each start of the agent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHORTEST_PAUSE = 1.0
 
 REASONS = ("client_recovery", "client_reconnect", "quorum_block_leader", "unknown")
 
-# What is counted, by the kind of event.
+# The counters, by kind of event.
 COUNTED = {
     events.REQUEST_BEGUN: ("requests", "Fence requests that were found."),
     events.REQUEST_FENCED: ("requests_fenced", "Fence requests that were answered with fenced."),
@@ -38,7 +38,7 @@ Sample = tuple[str, dict[str, str], float]
 
 
 class Metrics:
-    """What has been counted, and the file that tells it."""
+    """The counters, and the file that they are written to."""
 
     def __init__(
         self,
@@ -47,10 +47,11 @@ class Metrics:
         left: Callable[[], list[float]],
         devices: Callable[[], Iterable[DeviceState]],
     ):
-        """When the agent began, in seconds since 1970; and what is asked for each file anew.
+        """`began` is when the agent started, in seconds since 1970.
 
-        That is its path, empty for none; for each request without an answer the seconds until the
-        kernel gives it up; and how each fence device is.
+        The others are called for each write. `path` returns the file's path, empty for none; `left`
+        the seconds until the kernel gives up, for each unanswered request; `devices` the state of
+        each fence device.
         """
         self._began = began
         self._path = path
@@ -69,7 +70,7 @@ class Metrics:
         self._changed.set()
 
     async def keep_writing(self) -> None:
-        """Writes the file, for ever."""
+        """Writes the file forever."""
         while True:
             self._changed.clear()
             await self.write()
@@ -98,7 +99,7 @@ class Metrics:
         return "".join(_lines(self._families(self._left())))
 
     def _families(self, left: list[float]) -> Iterator[tuple[str, str, str, list[Sample]]]:
-        # The collector, which reads an older format, refuses a file with the type info.
+        # The collector reads an older format, and refuses a file with the type `info`.
         yield "build_info", "gauge", "The agent's version.", [("", {"version": version()}, 1)]
         yield "start_time_seconds", "gauge", "When the agent began.", [("", {}, self._began)]
         for kind, (name, about) in COUNTED.items():
@@ -165,8 +166,8 @@ def _escaped(text: str) -> str:
 
 
 def _replace(path: str, text: str) -> None:
-    """Replaces a file in one step, for anyone to read."""
-    # The collector reads *.prom, and not this.
+    """Replaces a file atomically, and lets everyone read it."""
+    # The collector reads only *.prom.
     new = f"{path}.new"
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which scoutfs mounts this host has, as sysfs shows them.
 
-scoutfs has a directory /sys/fs/scoutfs/f.FSID.r.RID for each mount, made before the mount can write
-and removed after it can no longer. Its name has the first six digits of the rid, its file `rid` all
-of them. A filesystem that gives the module no directory of its own has one by its device number,
-/sys/fs/scoutfs_fence/MAJOR:MINOR, which does not tell a rid.
+scoutfs has a directory /sys/fs/scoutfs/f.FSID.r.RID for each mount, created before the mount can
+write and removed after it no longer can. Its name has the first six digits of the rid, its file
+`rid` all of them. A filesystem that gives the module no directory of its own has one named by its
+device number, /sys/fs/scoutfs_fence/MAJOR:MINOR, which does not show the rid.
 
-If in doubt, a mount counts as mounted here.
+In doubt, a mount counts as mounted here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 NAME = re.compile(r"f\.[0-9a-f]+\.r\.([0-9a-f]+)")
 RID = re.compile(r"[0-9a-f]{16}")
 
-# The name of a directory tells the rid's first 24 bits.
+# The name of a directory has the rid's first 24 bits.
 SHIFT = 64 - 24
 
 
@@ -27,24 +27,24 @@ SHIFT = 64 - 24
 class Mounts:
     """The mounts of this host, at one moment."""
 
-    # Those whose rid is known.
+    # Mounts whose rid is known.
     rids: frozenset[str]
-    # The first 24 bits of those of which no more is known.
+    # The first 24 bits of rids of which no more is known.
     beginnings: frozenset[int]
-    # Whether there may be others, of which nothing is known.
+    # Whether there may be other mounts, of which nothing is known.
     others: bool
 
     def has(self, rid: str) -> bool:
-        """Whether the mount is surely here."""
+        """Whether the mount is certainly here."""
         return rid in self.rids
 
     def may_have(self, rid: str) -> bool:
-        """Whether the mount is here, as far as is known."""
+        """Whether the mount is here or may be."""
         return self.others or rid in self.rids or int(rid, 16) >> SHIFT in self.beginnings
 
 
 def read_mounts(sysfs: str, mountinfo: str = "/proc/self/mountinfo") -> Mounts:
-    """Looks at sysfs; raises nothing: what cannot be read counts as a mount of any rid."""
+    """Reads sysfs. Never raises: anything unreadable counts as a mount of any rid."""
     rids: set[str] = set()
     beginnings: set[int] = set()
     others = False
@@ -62,14 +62,14 @@ def read_mounts(sysfs: str, mountinfo: str = "/proc/self/mountinfo") -> Mounts:
             others = True
     devices = list(_names(os.path.join(sysfs, "fs/scoutfs_fence")))
     if devices:
-        # scoutfs itself tells its rid above, wherever its requests are.
+        # scoutfs mounts are found above, with their rid, wherever their requests are.
         known = _scoutfs_devices(mountinfo)
         others = others or any(device not in known for device in devices)
     return Mounts(frozenset(rids), frozenset(beginnings), others)
 
 
 def _names(path: str) -> Iterator[str | None]:
-    """The directories in a directory; None if it cannot be read."""
+    """The names of the directories in a directory; None if it cannot be read."""
     try:
         with os.scandir(path) as entries:
             for entry in entries:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def notify(*assignments: str) -> None:
-    """Sends the assignments, such as READY=1; nothing if systemd has not asked for them."""
+    """Sends the assignments, such as READY=1, if systemd has asked for them."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -21,7 +21,7 @@ def notify(*assignments: str) -> None:
 
 
 def watchdog_pause() -> float | None:
-    """Seconds between two signs of life, if systemd wants any: half of what it waits for one."""
+    """Seconds between two watchdog messages, half of systemd's limit; None if it wants none."""
     limit = os.environ.get("WATCHDOG_USEC", "")
     watched = os.environ.get("WATCHDOG_PID") or str(os.getpid())
     if not limit.isdigit() or int(limit) == 0 or watched != str(os.getpid()):

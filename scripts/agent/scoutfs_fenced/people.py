@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the commands for people have in common: confirmation, and the login in the log."""
+"""Shared by the commands that ask people: confirmation, and the login in the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scoutfs_fenced import log
 
 LOGIN = "/proc/self/loginuid"
 
-# The content for a process of no login.
+# The content for a process without a login.
 NO_LOGIN = 0xFFFFFFFF
 
 
@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 def confirm(question: str, wanted: str) -> None:
-    """Has a person type a word; raises Refused for any other."""
+    """Asks a person to type a word; raises Refused for any other."""
     try:
         typed = input(f"{question}, type {wanted}: ").strip()
     except (EOFError, KeyboardInterrupt):
@@ -32,7 +32,7 @@ def confirm(question: str, wanted: str) -> None:
 
 
 def log_and_print(message: str, fields: dict[str, str]) -> None:
-    """Logs what a person has said, to the journal or else the system's log, and prints it."""
+    """Logs a person's decision, to the journal or else the system's log, and prints it."""
     line = log.line(message, fields)
     if not log.to_journal(line, log.WARNING, fields):
         syslog.openlog(log.IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
@@ -41,7 +41,7 @@ def log_and_print(message: str, fields: dict[str, str]) -> None:
 
 
 def who() -> str:
-    """The login behind this process, and what the process runs as if that is another user."""
+    """The login behind this process, and the user it runs as if that is another."""
     login = NO_LOGIN
     with suppress(OSError, ValueError), open(LOGIN, encoding="ascii") as file:
         login = int(file.read())

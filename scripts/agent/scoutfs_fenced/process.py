@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One command, run to its end or to its limit, whatever it does.
+"""Runs one command to its end or its limit, whatever it does.
 
 A command gets a session of its own. If it exceeds its limit or is no longer needed, it and
-everything that it has started get SIGTERM, and what still runs after a second gets SIGKILL. Nothing
-shortens that second: a command may have a session on a device to end.
+everything that it has started get SIGTERM, and those still running after a second get SIGKILL.
+Nothing shortens that second: a command may have to end a session on a device.
 
-Everything that a command starts stays in the control group that it is started in. Without control
-groups (version 2, delegated to the agent) its processes are found by their session, by their
-parents, and, as this process adopts orphans, by a mark in their environment.
+All processes that a command starts stay in its control group. Without control groups (version 2,
+delegated to the agent) they are found by their session, by their parents, and, as this process
+adopts orphans, by a mark in their environment.
 
-What a command leaves behind when it ends by itself lives on, as it does with an agent that is a
-shell script; nothing waits for it.
+Processes that a command leaves behind when it ends by itself live on, as they do with an agent that
+is a shell script; nothing waits for them.
 
 C header: linux/prctl.h
 """
@@ -34,20 +34,20 @@ from typing import Callable, Protocol
 
 from scoutfs_fenced import cgroup
 
-# Seconds between SIGTERM and SIGKILL, and how long the kernel may take to carry out the latter.
+# Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter.
 GRACE = 1.0
 TO_DIE = 1.0
 
-# Seconds between two looks at whether all that got SIGTERM has ended.
+# Seconds between two checks whether all signalled processes have ended.
 PAUSE = 0.05
 
-# What is logged of a command's output, so that one that never ends fills nothing.
+# How much of a command's output is logged, so that endless output does not fill the log.
 MOST_LINES = 100
 LONGEST_LINE = 1000
 
 READ_AT_ONCE = 1 << 16
 
-# Tells the processes of one command from those of another.
+# The environment variable that marks the processes of one command.
 MARK = "SCOUTFS_FENCED_COMMAND"
 
 # Open files for standard input, output and error.
@@ -57,10 +57,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 _numbers = itertools.count(1)
 
-# The commands that run, by process id, and what waits for their end.
+# The running commands, by process id, each with the future that gets its exit status.
 _running: dict[int, asyncio.Future[int]] = {}
 
-# The control groups of commands that have left something behind.
+# The control groups of commands that have left processes behind.
 _left_behind: list[cgroup.ControlGroup] = []
 
 
@@ -70,7 +70,7 @@ class Ending:
 
     # Its exit status, if it ended by itself.
     status: int | None = None
-    # The signal, if one ended it that did not come from here.
+    # The signal that ended it, if that did not come from here.
     signal: int | None = None
     # The seconds it was allowed, if it took longer.
     over_limit: float | None = None
@@ -102,8 +102,8 @@ async def run(
 ) -> Ending:
     """Runs a command with this environment and no other.
 
-    Each line of its output is said. If this is cancelled, once or many times, it returns when the
-    command has ended, which takes no longer than GRACE and TO_DIE.
+    `say` gets each line of its output. If this is cancelled, once or many times, it returns when
+    the command has ended, which takes no longer than GRACE and TO_DIE.
     """
     output = Output(say)
     by_itself = False
@@ -159,17 +159,17 @@ def _start(
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        # A script that does not say by what it is run.
+        # A script without a #! line.
         return family.start([shell(), *command], environment, files)
 
 
 def shell() -> str:
-    """The shell that administrators' files are written for; if there is none, the nearest."""
+    """The shell that administrators' files are written for, or else the nearest."""
     return shutil.which("bash", path="/usr/bin:/bin") or "/bin/sh"
 
 
 async def _to_the_end(work: Awaitable[None]) -> None:
-    """Waits for work that must not be cut short; is cancelled after it, if it was meanwhile."""
+    """Waits for work that must not be interrupted; delays a cancellation until it is done."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
@@ -191,7 +191,7 @@ async def _end(family: Family, ended: asyncio.Future[int]) -> None:
 
 
 async def _all_ended(family: Family, ended: asyncio.Future[int], seconds: float) -> None:
-    """Waits until a command has ended with everything that it started, or for so many seconds."""
+    """Waits until a command and everything that it started have ended, or for `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not (ended.done() and family.is_empty()):
         await asyncio.sleep(PAUSE)
@@ -205,26 +205,26 @@ def _signal_each(processes: Iterable[int], number: int) -> None:
 
 
 class Family(Protocol):
-    """A command's processes, wherever they have gone."""
+    """A command's processes and their descendants."""
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
         """Starts the command, and returns its process id; raises OSError if it cannot be run."""
 
     def processes(self) -> Iterable[int]:
-        """The process ids of those that run."""
+        """The ids of the running processes."""
 
     def is_empty(self) -> bool:
-        """Whether none runs any more."""
+        """Whether none of them runs any more."""
 
     def kill(self) -> None:
-        """Kills all that run."""
+        """Kills all of them."""
 
     def forget(self) -> None:
-        """Frees what this needs; no other method is called after it."""
+        """Frees its resources; no other method is called after it."""
 
 
 def _family() -> Family:
-    """What a command is started in."""
+    """A control group or, without delegation, a session in which to start a command."""
     directory = cgroup.delegated()
     if directory is not None:
         with suppress(OSError):
@@ -243,7 +243,7 @@ class _Group:
         self.kill = group.kill
 
     def forget(self) -> None:
-        """Removes the group, or keeps it in mind if the command has left something in it."""
+        """Removes the group, or later if the command has left processes in it."""
         _left_behind.append(self._group)
         _left_behind[:] = [group for group in _left_behind if not group.remove()]
 
@@ -295,13 +295,13 @@ class _Marked:
     def kill(self) -> None:
         """As in Family."""
         killed: set[int] = set()
-        # Again, for what was started while this looked.
+        # Again, for processes that were started meanwhile.
         while new := self.processes() - killed:
             _signal_each(new, signal.SIGKILL)
             killed |= new
 
     def forget(self) -> None:
-        """Keeps Popen from waiting for a process that _reap has waited for."""
+        """Keeps Popen from waiting for a process that _reap() has reaped."""
         if self._process:
             self._process.returncode = 0
 
@@ -312,7 +312,7 @@ def _processes() -> Iterator[tuple[int, tuple[str, int, int, int]]]:
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
-                    # A process may call itself anything, parentheses included.
+                    # A process's name may contain anything, parentheses included.
                     state, parent, group, session = file.read().rpartition(b")")[2].split()[:4]
             except OSError:
                 continue
@@ -329,13 +329,13 @@ def _has_mark(pid: int, mark: str) -> bool:
 
 @functools.lru_cache
 def _adopt_orphans() -> None:
-    """Makes this process the parent of what its commands leave behind, so that it can be found."""
+    """Makes this process adopt the orphans of its commands, so that they can be found."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _reap() -> None:
-    """Takes note of every child that has ended, commands and adopted ones."""
+    """Reaps every child that has ended, commands and adopted orphans."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -349,10 +349,10 @@ def _reap() -> None:
 
 
 class Output:
-    """What a command prints: read as it comes, and logged up to a bound.
+    """A command's output: read as it comes, and logged up to a bound.
 
-    It is read until no process can write to it any more: one that was left behind and prints
-    something must not die of that.
+    It is read until no process can write to it any more: a process that was left behind must not
+    die of printing something.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -370,8 +370,8 @@ class Output:
         environment: Mapping[str, str],
         stdin: bytes,
     ) -> int:
-        """Starts the command that prints; returns its process id."""
-        # A file in memory takes any number of bytes at once, whether they are read or not.
+        """Starts the command; returns its process id."""
+        # Unlike a pipe, a memfd takes any number of bytes at once, whether they are read or not.
         given = os.memfd_create("stdin")
         try:
             os.write(given, stdin)
@@ -386,7 +386,7 @@ class Output:
         return pid
 
     def ended(self, by_itself: bool) -> None:
-        """Logs what is left of the output; reads on only if a process may be left behind."""
+        """Logs the rest of the output; keeps reading only if processes may be left behind."""
         if self._file >= 0:
             self._read()
         self._end_line()

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the agent knows beyond its own life: which rids are fenced, and which were mounted here.
+"""Records that outlive the agent: which rids are fenced, and which were mounted here.
 
-A disk may be copied, and the copy be the disk of another host. So what was mounted here counts only
-on the machine that wrote it; what was fenced is so anywhere.
+A disk may be copied for use in another host. So records of mounts count only on the machine that
+wrote them; records of fencings count anywhere.
 
-Both are written to the state directory as they become known, by a thread, so that a slow disk
-delays no answer. A record that is lost costs one more fencing; one that is wrong would cost the
-filesystem. So a damaged file is put aside, loudly, and a record counts only together with the
-address that it was made for.
+Both are written to the state directory as they are made, by a thread, so a slow disk delays no
+answer. A lost record costs one more fencing; a wrong one would cost the filesystem. So a damaged
+file is put aside with an error in the log, and a record counts only together with the address that
+it was made for.
 
-Why a record may answer a request: a rid is the identity of one mount, and no mount gets a rid that
-was used before. A mount that could not write once can never write again.
+Why a record may answer a request: a rid identifies one mount, and no mount gets a rid that was used
+before. A mount that could not write once can never write again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any
 from scoutfs_fenced import log
 from scoutfs_fenced.statefile import StateError, read_state, write_state
 
-# How many rids are kept, of either kind, and how many seconds. A leader that asks again does so
+# How many rids of either kind are kept, and for how many seconds. A leader that asks again does so
 # within minutes.
 MOST = 4096
 LONGEST = 30 * 86400.0
 
-# The machine's own number, and that of the installation.
+# The ids of the machine and of the installation.
 MACHINE = ("/sys/class/dmi/id/product_uuid", "/etc/machine-id")
 
 # Seconds between two writes.
@@ -44,7 +44,7 @@ class Records:
         self._path = os.path.join(directory, "records")
         # By rid: address, time and how.
         self._fenced: dict[str, dict[str, Any]] = {}
-        # By rid: when it was seen here first.
+        # By rid: when it was first seen here.
         self._mounted: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._complained = False
@@ -79,14 +79,14 @@ class Records:
                 os.replace(self._path, f"{self._path}.damaged")
 
     def fenced(self, rid: str, address: str) -> str | None:
-        """How the rid was proven fenced at this address before; None if it was not."""
+        """How the rid was proven fenced at this address before, or None."""
         record = self._fenced.get(rid)
         if record is None or record["address"] != address:
             return None
         return f"{record['how']}, on {_date(record['time'])}"
 
     def add_fenced(self, rid: str, address: str, how: str) -> None:
-        """Notes that a rid is fenced for good. The first proof is kept."""
+        """Records that a rid is fenced for good; keeps the first proof."""
         before = self._fenced.get(rid)
         if before is not None and before["address"] == address:
             return
@@ -99,7 +99,7 @@ class Records:
         return rid in self._mounted
 
     def add_mounted(self, rids: AbstractSet[str]) -> None:
-        """Notes the mounts that this host has now."""
+        """Records the mounts that this host has now."""
         new = rids - self._mounted.keys()
         if new:
             self._mounted.update(dict.fromkeys(sorted(new), time.time()))
@@ -107,14 +107,14 @@ class Records:
             self._changed.set()
 
     async def keep_writing(self) -> None:
-        """Writes what has changed, for ever."""
+        """Writes changes forever."""
         while True:
             await self._changed.wait()
             await self.write()
             await asyncio.sleep(PAUSE)
 
     async def write(self) -> None:
-        """Writes what has changed; a failure is logged once, until it works again."""
+        """Writes changes; logs a failure once, until it works again."""
         if not self._changed.is_set():
             return
         self._changed.clear()
@@ -138,7 +138,7 @@ class Records:
 
 
 def machine() -> str:
-    """What tells this machine from another one that has a copy of its disk."""
+    """Distinguishes this machine from another with a copy of its disk."""
     found = []
     for path in MACHINE:
         with suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
@@ -147,7 +147,7 @@ def machine() -> str:
 
 
 def _drop_oldest(records: dict[str, Any], keep: AbstractSet[str] = frozenset()) -> None:
-    """Keeps a table small; it is in the order in which it was filled."""
+    """Drops the oldest records above MOST; a table is in the order in which it was filled."""
     while len(records) > MOST:
         oldest = next((rid for rid in records if rid not in keep), None)
         if oldest is None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which hosts a device was seen to let in: the file `registrations.json` of the state folder.
+"""Which hosts a device was seen to let in: the file `registrations.json` in the state folder.
 
-A device that keeps hosts out by their name (`unfence` in the hosts file) says "off" also of a name
-that is misspelt. Once it has said "on" of a host, the name is right; that is kept here, also for an
-agent that is started later. What is kept is a digest of the agent's name and parameters: if any of
-them changes, it counts no more.
+A device that keeps hosts out by their name (`unfence` in the hosts file) says "off" for a misspelt
+name too. Once it has said "on" for a host, the name is right; this is recorded here, also for later
+agents. The record is a digest of the fence agent's name and parameters: if any of them changes, it
+no longer counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILE = "registrations.json"
 
 
 class Registrations:
-    """The devices that have said "on". They are read once, and written when one is added."""
+    """The devices that have said "on"; read once, and written when one is added."""
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
         self._path = os.path.join(directory, FILE)
@@ -31,7 +31,7 @@ class Registrations:
         try:
             seen = read_state(self._path)
         except StateError as error:
-            # What is not known was not seen, which is safe.
+            # Unknown counts as not seen, which is safe.
             say(str(error))
         else:
             if isinstance(seen, dict):
@@ -41,7 +41,7 @@ class Registrations:
         return _digest(device) in self._seen
 
     def add(self, device: Device) -> None:
-        """Notes that the device lets its host in."""
+        """Records that the device lets its host in."""
         digest = _digest(device)
         if digest in self._seen:
             return

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs commands such as `check` as children of the agent, at the socket `relay` in its folder.
+"""Runs commands such as `check` as children of the agent, through the socket `relay` in its folder.
 
 What a person's shell can do says little about what the agent can: it has another environment, and
-whatever the unit and its drop-in files set. So the agent that runs is asked to run the command,
-with the standard input, output and error of the process that asks.
+whatever the unit and its drop-in files set. So the running agent runs the command, with the
+standard input, output and error of the process that asks.
 
-A connection sends one JSON object on one line, with these three open files beside it, and gets the
+A client sends one JSON object on one line, together with these three open files, and gets the
 command's exit status, in digits. The command is ended if the connection is closed before that. The
 members:
 
@@ -29,16 +29,16 @@ from scoutfs_fenced.configuration import PATH_VARIABLE
 from scoutfs_fenced.fencing import NOT_FOR_COMMANDS
 from scoutfs_fenced.instance import folder
 
-# The commands that the agent runs. What changes anything goes by the socket `control`.
+# The commands that the agent runs. Those that change anything use the socket `control`.
 COMMANDS = ("check",)
 
-# In the environment of a command that the agent runs already.
+# Set in the environment of a command that the agent runs.
 RELAYED = "SCOUTFS_FENCED_RELAYED"
 
 LONGEST = 1 << 16
 FILES = 3
 
-# Seconds until a connection has sent what it asks for, and that a command may take.
+# Seconds that a client may take to send its request, and that a command may take.
 SECONDS_TO_ASK = 10.0
 LIMIT = 3600.0
 
@@ -77,7 +77,7 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self) -> None:
-        """Begins to accept connections; only root may connect. Raises OSError."""
+        """Starts accepting connections; only root may connect. Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with suppress(FileNotFoundError):
             os.unlink(_path())
@@ -98,7 +98,7 @@ class Relay:
             task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Ends the commands that run."""
+        """Ends the running commands."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -106,7 +106,7 @@ class Relay:
 
 
 async def _serve(connection: socket.socket) -> None:
-    """Runs what one connection asks for."""
+    """Runs the command that one client asks for."""
     with ExitStack() as opened:
         opened.callback(connection.close)
         connection.setblocking(False)
@@ -133,7 +133,7 @@ async def _serve(connection: socket.socket) -> None:
 async def _receive(
     connection: socket.socket, opened: ExitStack
 ) -> tuple[dict[str, Any], process.Files]:
-    """What is asked for, and the open files beside it; raises ValueError for anything else."""
+    """Receives a request and its open files; raises ValueError for anything else."""
     content, files = b"", list[int]()
     while not content.endswith(b"\n"):
         await _readable(connection)
@@ -151,7 +151,7 @@ async def _receive(
 
 
 async def _readable(connection: socket.socket) -> None:
-    """Returns once there is something to read, or the end."""
+    """Waits until there is something to read, or the end."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(connection, ready.set)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`scoutfs-fenced status`: which requests there are, and what is being done about each.
+"""`scoutfs-fenced status`: the requests, and what the agent does about each.
 
-The requests and what has become of them are read from sysfs. The agent is asked what it does; if
-none runs, the requests are still shown. As JSON the report has these members:
+The requests and their outcomes are read from sysfs, the rest comes from the agent; if none runs,
+the requests are still shown. As JSON the report has these members:
 
-  agent      null if none runs, else what status.py tells, without the requests
-  acknowledgements   what administrators have said and holds: subject, by, given and until, the
-             latter two in seconds since 1970
+  agent      null if none runs, else the object of status.py, without the requests
+  acknowledgements   those that hold: subject, by, given and until, the latter two in seconds since
+             1970
   requests   a list, the one with the least time left first, each with
-    directory, rid, address, reason, mount, age, left   as status.py tells them
+    directory, rid, address, reason, mount, age, left   as in status.py
     outcome  pending, fenced or failed
     agent    null if the agent does not know it, else its state, doing, for, attempt and result
 """
@@ -39,7 +39,7 @@ HEADINGS = ("RID", "ADDRESS", "REASON", "MOUNT", "AGE", "LEFT", "STATE")
 
 
 class NoAnswer(Exception):
-    """Why an agent that runs gives no answer, as a sentence."""
+    """Why a running agent gives no answer, as a sentence."""
 
 
 def print_status(sysfs: str, as_json: bool) -> int:
@@ -70,7 +70,7 @@ def print_status(sysfs: str, as_json: bool) -> int:
 
 
 def _acknowledged() -> list[dict[str, Any]]:
-    """What administrators have acknowledged, as far as it holds."""
+    """The acknowledgements that hold."""
     try:
         found = read_acknowledgements(state_directory())
     except StateError as error:
@@ -83,7 +83,7 @@ def _acknowledged() -> list[dict[str, Any]]:
 
 
 def _ask() -> dict[str, Any] | None:
-    """The agent's answer; None if there is no agent."""
+    """The agent's answer, or None if there is no agent."""
     path = os.path.join(folder(), "status")
     answer = b""
     try:
@@ -106,7 +106,7 @@ def _requests(sysfs: str, served: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_directory = {(each["directory"], each["rid"]): each for each in served}
     requests = []
     for directory, _inode in find_requests(sysfs):
-        # It may go at any moment.
+        # It may disappear at any moment.
         with suppress(OSError, ValueError):
             request, _finished = read_request(directory, sysfs, DEFAULT_LEADER_TIMEOUT)
             now = time.monotonic()
@@ -135,7 +135,7 @@ def _print_table(requests: list[dict[str, Any]]) -> None:
 
 
 def _print_attempts(attempts: list[dict[str, Any]], requests: list[dict[str, Any]]) -> None:
-    """Those attempts that no request above shows."""
+    """Prints the attempts that no request above shows."""
     pending = {request["rid"] for request in requests if request["outcome"] == "pending"}
     for attempt in attempts:
         if not pending & set(attempt["rids"]):
@@ -146,7 +146,7 @@ def _print_attempts(attempts: list[dict[str, Any]], requests: list[dict[str, Any
 
 
 def _print_devices(devices: list[dict[str, Any]]) -> None:
-    """Those that cannot fence their host."""
+    """Prints the devices that cannot fence their host."""
     for device in devices:
         if not device["well"]:
             name = f" device {device['device']}" if device["device"] else ""
@@ -171,7 +171,7 @@ def _row(request: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _state(work: dict[str, Any] | None) -> str:
-    """What the agent does for a request that is pending."""
+    """What the agent does about a pending request."""
     if work is None:
         return "pending, and no agent at work on it"
     state: str = work["doing"] or work["state"].replace("-", " ")

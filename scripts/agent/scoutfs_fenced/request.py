@@ -18,53 +18,53 @@ PARENTS = ("fs/scoutfs", "fs/scoutfs_fence")
 # The reason of a request for the host of a former leader: its caller waits less than the kernel.
 LEADER = "quorum_block_leader"
 
-# Seconds that scoutfs waits then, before it steps down and the next leader asks.
+# Seconds that scoutfs waits for such a request, before it steps down and the next leader asks.
 DEFAULT_LEADER_TIMEOUT = 15.0
 
-# How long the kernel waits if it does not say so: scoutfs with fencing of its own.
+# How long the kernel waits; the default is for scoutfs's built-in fencing, which does not say.
 TIMEOUT = "module/scoutfs_fence/parameters/timeout_ms"
 DEFAULT_TIMEOUT_MS = 30000
 
-# Addresses that no host has: requests that carry one have nothing in common.
+# Addresses that no host has: requests with the same one have nothing in common.
 UNKNOWN_ADDRESSES = ("", "none", "0.0.0.0", "::")
 
 RID = re.compile(r"[0-9a-f]{16}")
 
-# How a request's files answer once it is gone, or as long as its directory is not complete.
+# Errors from a request's files once it is gone, or while its directory is incomplete.
 GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is known about a request, none of which changes."""
+    """The properties of a request, none of which changes."""
 
     directory: str
-    # The directory's: one that is made later, for the same rid, has another.
+    # The directory's; a later directory for the same rid has another.
     inode: int
     rid: str
-    # IPv4 or IPv6. The kernel before this module knows the former only.
+    # IPv4 or IPv6. A kernel without this module knows only IPv4.
     address: str
     reason: str
     mount: str
-    # Between when and when it was made, in seconds of time.monotonic().
+    # The bounds of when it was made, in seconds of time.monotonic().
     made: float
     made_by: float
-    # Seconds after which the caller gives it up.
+    # Seconds after which the caller gives up.
     timeout: float
     # Seconds after which the kernel does.
     kernel_timeout: float
-    # Whether the caller takes `error` for success, as a leader does whose fencing is built into
-    # scoutfs, if it waits for the host of the leader before it.
+    # Whether the caller takes `error` for success, as a leader with scoutfs's built-in fencing does
+    # when it waits for the host of the former leader.
     error_is_success: bool = False
 
     @property
     def deadline(self) -> float:
-        """When the caller may give it up."""
+        """When the caller may give up."""
         return self.made + self.timeout
 
     @property
     def margin(self) -> float:
-        """Seconds before the deadline at which all should be over, so that nothing comes late."""
+        """Seconds before the deadline by which to be finished, so that no answer is late."""
         return min(2.0, self.timeout / 10)
 
     def left(self) -> float:
@@ -72,7 +72,7 @@ class Request:
         return self.deadline - self.margin - time.monotonic()
 
     def fields(self) -> dict[str, str]:
-        """Which request it is, for the log."""
+        """Identifies the request in the log."""
         return {
             "rid": self.rid,
             "address": self.address,
@@ -84,7 +84,7 @@ class Request:
 def find_requests(
     sysfs: str, unreadable: Callable[[str, OSError], None] = lambda _path, _error: None
 ) -> Iterator[tuple[str, int]]:
-    """The directory and inode of every request; `unreadable` gets each directory that is not."""
+    """The directory and inode of every request; `unreadable` gets each unreadable directory."""
 
     def folders(path: str) -> list[os.DirEntry[str]]:
         try:
@@ -102,10 +102,10 @@ def find_requests(
 
 
 def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Request, bool]:
-    """A request, and whether it is finished.
+    """Reads a request, and whether it is finished.
 
     Raises OSError if its directory is incomplete or gone, and ValueError if it is no request.
-    `leader_timeout` is how long the caller waits that has the host of a former leader fenced.
+    `leader_timeout` is how long a caller waits for the host of a former leader to be fenced.
     """
     with ExitStack() as opened:
         top = _open_directory(directory, opened)
@@ -117,7 +117,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
             finally:
                 os.close(file)
 
-        # The module shows both, scoutfs one or the other.
+        # The module has both files, scoutfs one or the other.
         addresses = []
         for name in ("inet_addr", "ipv4_addr"):
             with suppress(FileNotFoundError):
@@ -150,7 +150,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
 
 
 def read_outcome(directory: str) -> str:
-    """What has become of a request: pending, fenced or failed; OSError if it is gone."""
+    """The outcome of a request: pending, fenced or failed. Raises OSError if it is gone."""
     with ExitStack() as opened:
         top = _open_directory(directory, opened)
         for name, meaning in (("error", "failed"), ("fenced", "fenced")):
@@ -161,13 +161,13 @@ def read_outcome(directory: str) -> str:
 
 
 class RequestFiles:
-    """A request's files, held open to look at or to write one answer.
+    """A request's files, held open to read or write its answer.
 
-    The kernel may drop a request at any time, and the same rid may be asked for again. The files
-    are those of the directory with the request's inode, or none. They stay those of that request
-    when it is dropped, and writing to them fails then: an answer reaches no other request.
+    The kernel may drop a request at any time, and the same rid may be requested again. Only files
+    in a directory with the request's inode are opened. They remain those of that request after it
+    is dropped, when writes to them fail: an answer reaches no other request.
 
-    Making one raises OSError if the request is gone.
+    The constructor raises OSError if the request is gone.
     """
 
     def __init__(self, request: Request) -> None:
@@ -192,11 +192,11 @@ class RequestFiles:
         self._opened.close()
 
     def finished(self) -> bool:
-        """Whether it has an answer already; OSError if the request is gone."""
+        """Whether it already has an answer. Raises OSError if the request is gone."""
         return _read(self._fenced) == "1" or _read(self._error) == "1"
 
     def finish(self, fenced: bool) -> None:
-        """Tells the kernel what came of it."""
+        """Writes the answer."""
         os.pwrite(self._fenced if fenced else self._error, b"1\n", 0)
 
 
@@ -207,7 +207,7 @@ def _open_directory(path: str, opened: ExitStack) -> int:
 
 
 def _read(file: int) -> str:
-    """The value that an open sysfs file has now."""
+    """The current value of an open sysfs file."""
     return os.fsdecode(os.pread(file, 4096, 0)).strip()
 
 

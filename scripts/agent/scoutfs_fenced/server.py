@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent as a process: signals, reloads, signs of life for systemd, and the end.
+"""The agent process: signals, reloads, systemd's watchdog, and shutdown.
 
 Discovery finds requests, the scheduler serves them.
 """
@@ -23,14 +23,14 @@ from scoutfs_fenced.records import Records
 from scoutfs_fenced.scheduler import Scheduler
 from scoutfs_fenced.statefile import state_directory
 
-# Open files that each command needs here, and that are needed besides.
+# Open files that the agent needs for each command, and for everything else.
 FILES_PER_COMMAND = 8
 OTHER_FILES = 128
 
-# Seconds between two looks at this host's mounts and at what administrators have acknowledged.
+# Seconds between two reads of this host's mounts and of the acknowledgements.
 TICK = 2.0
 
-# How long the state directory may take at the end, and programs of the hook.
+# Seconds that writing files, and the hook's programs, may take at shutdown.
 SECONDS_TO_WRITE = 5.0
 SECONDS_FOR_HOOK = 5.0
 
@@ -61,12 +61,12 @@ class Server:
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
         self._reloading = asyncio.Lock()
-        # What no part of the agent expected.
+        # The unexpected exception that ends the agent.
         self._unexpected: BaseException | None = None
         _allow_files(settings.parallel)
 
     async def serve(self) -> None:
-        """Returns once a signal has stopped it, and nothing runs any more."""
+        """Runs until a signal stops it; returns when nothing runs any more."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask_to_stop)
@@ -80,7 +80,7 @@ class Server:
         self._spawn(self.metrics.keep_writing())
         self._spawn(self.discovery.run(self._scanned))
         stop = asyncio.ensure_future(self._stop.wait())
-        # Whatever is mounted after READY needs access to its disks.
+        # Mounts that are made after READY need access to their disks.
         unfencing = self._spawn(
             self.scheduler.devices.unfence(self._sysfs, self.settings.environment)
         )
@@ -157,7 +157,7 @@ class Server:
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Stops an agent of which a part has failed: systemd starts a whole one."""
+        """Stops the agent if one of its tasks has failed: systemd starts it again."""
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.event(f"unexpected, the agent ends: {error!r}", level=log.ERROR)
@@ -166,9 +166,9 @@ class Server:
 
 
 def _allow_files(commands: int) -> None:
-    """Raises the limit of open files for so many commands at a time.
+    """Raises the limit of open files for this many commands at a time.
 
-    Not to the maximum: commands inherit the limit, and some count on a small one.
+    Not to the maximum: commands inherit the limit, and some rely on a small one.
     """
     wanted = commands * FILES_PER_COMMAND + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

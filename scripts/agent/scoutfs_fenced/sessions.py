@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How many logins each device takes at a time.
+"""Limits the concurrent logins to each device.
 
-A switched outlet serves many hosts, and most take one login: a second one is refused, or ends the
-first. So all calls to one address share so many sessions: what the word `sessions` of the hosts
-file says, else one if several devices of the file have that address, else any number.
+A switched power strip serves many hosts, and most allow one login: a second one is refused, or ends
+the first. So all calls to one address share a number of sessions: that of the word `sessions` in
+the hosts file, else one if several devices in the file have that address, else any number.
 
-A call that only watches never makes a fencing wait: it is cancelled if a fencing needs its session.
+A call for monitoring never makes a fencing wait: it is cancelled if a fencing needs its session.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from dataclasses import dataclass, field
 
 from scoutfs_fenced.hosts import Device, Hosts
 
-# What agents call the address of a device, and the port there: two servers of one host are two.
+# Parameters for a device's address, and for the port there: two servers on one host are two.
 ADDRESS = ("ip", "ipaddr")
 PORT = ("ipport",)
 
 
 class NoSession(Exception):
-    """Others kept a device busy for too long; a phrase."""
+    """A device was busy with other hosts for too long; a phrase."""
 
 
 def address_of(device: Device) -> str:
-    """By what devices are known that share their sessions; empty if it has no address."""
+    """Identifies devices that share their sessions; empty if a device has no address."""
     address = device.says(*ADDRESS)
     if not address and device.says("port_as_ip") in ("1", "yes", "on", "true"):
         address = device.says("plug", "port")
@@ -51,14 +51,14 @@ class _Address:
 
 
 class Sessions:
-    """Gives out the sessions of all devices."""
+    """Grants the sessions of all devices."""
 
     def __init__(self) -> None:
         self._limits: dict[str, int] = {}
         self._addresses: dict[str, _Address] = {}
 
     def set_hosts(self, hosts: Hosts) -> None:
-        """Takes the limits from a hosts file; sessions that are in use go on."""
+        """Takes the limits from a hosts file; sessions in use continue."""
         devices: dict[str, list[Device]] = {}
         for host in hosts:
             for device in host.devices:
@@ -74,9 +74,9 @@ class Sessions:
 
     @asynccontextmanager
     async def session(self, device: Device, seconds: float, *, urgent: bool) -> AsyncIterator[None]:
-        """Waits for a session, for no more than `seconds`, and has it meanwhile.
+        """Waits up to `seconds` for a session, and holds it within the context.
 
-        Raises NoSession. If this is not urgent, the task that calls it may be cancelled.
+        Raises NoSession. If this is not urgent, the calling task may be cancelled.
         """
         address = address_of(device)
         if address not in self._limits:
@@ -106,7 +106,7 @@ class Sessions:
             self._grant(address)
 
     def _grant(self, address: str) -> None:
-        """Gives out the sessions that are free: to those that are urgent first."""
+        """Grants free sessions, to urgent calls first."""
         entry = self._addresses.get(address, _Address())
         limit = self._limits.get(address)
         while entry.waiting and (limit is None or len(entry.held) < limit):

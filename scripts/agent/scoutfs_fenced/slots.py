@@ -14,7 +14,7 @@ Urgency = tuple[float, ...]
 
 @dataclass(order=True)
 class Place:
-    """A place in the queue for slots; less comes first in urgency."""
+    """A place in the queue for slots; the lesser urgency value comes first."""
 
     urgency: Urgency
     granted: asyncio.Future[None] = field(compare=False)
@@ -30,7 +30,7 @@ class Slots:
         self._waiting: list[Place] = []
 
     def set_count(self, count: int) -> None:
-        """Changes how many there are."""
+        """Changes the number of slots."""
         self._count = count
         self._grant()
 
@@ -51,11 +51,11 @@ class Slots:
 
     @asynccontextmanager
     async def slot(self, place: Place) -> AsyncIterator[None]:
-        """Waits for a slot, and holds it in the context."""
+        """Waits for a slot, and holds it within the context."""
         try:
             await place.granted
         except asyncio.CancelledError:
-            # If it was not granted yet, _grant() finds it cancelled.
+            # If it was not granted yet, _grant() skips it, as it is cancelled.
             if not place.granted.cancelled():
                 self._release()
             raise

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files in the agent's state directory: whole or not at all, and never believed when damaged.
+"""Files in the agent's state directory: replaced atomically, and refused when damaged.
 
 A file is one line of JSON and one line with its SHA-256. It is replaced by rename, so a reader, or
-the next start after a power cut, sees the old one or the new one. A file whose sum is wrong, or
-that others than root may write, is refused: its content can mean `fenced`.
+the next start after a power cut, sees the old one or the new one. A file whose checksum is wrong,
+or that others than root may write, is refused: its content can mean `fenced`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class StateError(Exception):
 
 
 def state_directory() -> str:
-    """The directory that systemd has made, else the usual one."""
+    """The directory that systemd has created, or else the default one."""
     return os.environ.get("STATE_DIRECTORY", "").split(":")[0] or DEFAULT_DIRECTORY
 
 
 def read_state(path: str) -> Any:
-    """What was written last, as JSON has it; None if there is no file. Raises StateError."""
+    """The value that was last written, as from JSON; None without a file. Raises StateError."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -49,7 +49,7 @@ def read_state(path: str) -> Any:
 
 
 def write_state(path: str, value: Any) -> None:
-    """Replaces a file, and returns once that is on the disk. Raises OSError. May block."""
+    """Replaces a file, and returns once the new one is on disk. Raises OSError. May block."""
     body = json.dumps(value).encode()
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     new = f"{path}.{os.getpid()}.new"

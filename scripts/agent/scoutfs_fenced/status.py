@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The socket `status` in the agent's folder, which tells what the agent does.
+"""The socket `status` in the agent's folder, which reports the agent's state.
 
-A connection gets one JSON object and is closed. Its members:
+A client gets one JSON object, and the connection is closed. Its members:
 
   pid            the agent's process id
   since          when it began, in seconds since 1970
   configuration  the file
-  events         whether the kernel's events are listened to
+  events         whether the kernel's uevents are received
   refused        why the last reload changed nothing; null if it did
   stopping       whether a signal has stopped it
-  attempts       a list of the attempts that run, also of those that go on though their requests
-                 have their answers: host (its name or its address), rids, step, and for
+  attempts       a list of the running attempts, including those whose requests are already
+                 answered: host (its name or its address), rids, step, and for
   devices        a list: host, level, device (its name, if the level has several), agent, state
                  (unknown, on, off, unusable or silent), well (whether it can fence), since (in
                  seconds since 1970), and why
   requests       a list, the one with the least time left first, each with
     directory, rid, address, reason, mount    as in sysfs
-    age          seconds since it was made; the kernel tells whole seconds, so it may be less
-    left         seconds until its caller gives it up, less than 0 if it is late
+    age          seconds since it was made; the kernel shows whole seconds, so it may be less
+    left         seconds until its caller gives up, less than 0 if it is late
     state        waiting-for-host, waiting-for-slot, running, pausing or done
     doing        its current step while it is running, else empty
-    for          seconds since it is in this state
+    for          seconds for which it has been in this state
     attempt      which attempt this is, from 1 on; 0 if none has begun
     result       how the last attempt ended, or empty
 """
@@ -39,7 +39,7 @@ from scoutfs_fenced.server import Server
 
 
 async def serve_status(path: str, server: Server) -> asyncio.AbstractServer:
-    """Begins to answer connections; only root may connect."""
+    """Starts answering connections; only root may connect."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # The client may not wait for the answer.
@@ -58,7 +58,7 @@ async def serve_status(path: str, server: Server) -> asyncio.AbstractServer:
 
 
 def snapshot(server: Server) -> dict[str, Any]:
-    """What a connection gets."""
+    """The object that a client gets."""
     now = time.monotonic()
     requests = server.scheduler.requests.values()
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's uevents about requests, received by a netlink socket.
+"""The kernel's uevents about requests, received through a netlink socket.
 
 C header: linux/netlink.h; the format of a message is that of the kernel's lib/kobject_uevent.c
 """
@@ -27,7 +27,7 @@ class UeventsLost(Exception):
 
 @dataclass(frozen=True)
 class Uevent:
-    """What has happened to a request."""
+    """A uevent about a request."""
 
     # `add`, `change` if it was finished, or `remove`.
     action: str
@@ -36,13 +36,13 @@ class Uevent:
 
 
 class Uevents:
-    """The kernel's messages about requests. Making one raises OSError if there are none."""
+    """Receives uevents about requests. The constructor raises OSError if that is impossible."""
 
     def __init__(self) -> None:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
         try:
-            # The latter for an agent without the right to the former.
+            # SO_RCVBUF is for an agent without the right to SO_RCVBUFFORCE.
             for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
                 with suppress(OSError):
                     self._socket.setsockopt(socket.SOL_SOCKET, option, _ROOM)
@@ -52,15 +52,15 @@ class Uevents:
             raise
 
     def fileno(self) -> int:
-        """For waiting."""
+        """For the event loop to wait on."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         self._socket.close()
 
     def receive(self) -> Uevent | None:
-        """The next message that is about a request; None if there is none now."""
+        """The next uevent about a request, or None if there is none now."""
         while True:
             try:
                 message, sender = self._socket.recvfrom(1 << 14)
@@ -69,13 +69,13 @@ class Uevents:
             except OSError as error:
                 raise UeventsLost from error
             event = parse(message)
-            # Any process may send to this socket, but only the kernel's number is 0.
+            # Any process may send to this socket, but only the kernel's port id is 0.
             if event is not None and sender[0] == 0:
                 return event
 
 
 def parse(message: bytes) -> Uevent | None:
-    """What a message says about a request; None if it is about something else."""
+    """The uevent in a message; None if it is not about a request."""
     variables = dict(part.partition(b"=")[::2] for part in message.split(b"\0")[1:])
     if variables.get(b"SUBSYSTEM") != SUBSYSTEM:
         return None
