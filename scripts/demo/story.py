@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What `make demo` shows, from the guest: three fence requests, from start to end.
+"""The story of `make demo`, run in the guest: three fence requests, from start to end.
 
-Whatever is printed is checked, too: a step that does not end as it should ends the story with a
+Everything printed is also checked: a step that does not end as it should ends the story with a
 sentence and exit status 1.
 """
 
@@ -59,7 +59,7 @@ class Story:
             print(f"\n{title}\n", flush=True)
 
     def tell(self, who: str, text: str, *more: str) -> None:
-        """Prints what a side did, and in further lines what belongs to it."""
+        """Prints what a side did, with details on further lines."""
         with self._changed:
             seconds = time.monotonic() - self._began
             print(f"{seconds:7.3f} s  {who:<7} {text}", flush=True)
@@ -69,7 +69,7 @@ class Story:
             self._changed.notify_all()
 
     def expect(self, who: str, pattern: str) -> None:
-        """Returns once a side has said something in this chapter."""
+        """Waits until a side has said something that matches, in this chapter."""
 
         def said() -> bool:
             return any(who == by and re.search(pattern, text) for by, text in self._lines)
@@ -79,7 +79,7 @@ class Story:
 
 
 class Leader:
-    """A mount whose host leads: it asks for others to be fenced, as scoutfs does."""
+    """A mount whose host leads: it requests that others be fenced, as scoutfs does."""
 
     def __init__(self, story: Story, path: Path) -> None:
         self._story = story
@@ -95,7 +95,7 @@ class Leader:
         equal(returned, wanted, f"scoutfs_fence_{call}")
 
     def start(self, rid: int, address: str, reason: int) -> Request:
-        """Asks for a mount to be fenced, and looks at what can be seen of that in sysfs."""
+        """Requests that a mount be fenced, and checks the request in sysfs."""
         returned = self._mount.start(rid, address, reason)
         self._tell(f"start({rid:016x}, {address}, {REASONS[reason]})", returned)
         request = self._mount.request(rid)
@@ -115,7 +115,7 @@ class Leader:
         return values
 
     def wait_fenced(self, wanted: int) -> Future[None]:
-        """Waits for all requests to be fenced, while others act."""
+        """Waits in a thread for all requests to be fenced."""
         seconds = 20
         call = f"wait_fenced({seconds} s)"
         self._story.tell("leader", f"{self.name}: scoutfs_fence_{call} is called")
@@ -129,7 +129,7 @@ class Leader:
         return self._pool.submit(wait)
 
     def next(self, wanted: Finished | None) -> None:
-        """Asks for the oldest finished request."""
+        """Gets the oldest finished request."""
         answer = self._mount.next()
         if isinstance(answer, Finished):
             self._tell("next()", 0, more=f": {describe(answer)}")
@@ -138,7 +138,7 @@ class Leader:
         equal(None if isinstance(answer, int) else answer, wanted, "scoutfs_fence_next()")
 
     def free(self, rid: int) -> None:
-        """Is done with a request."""
+        """Frees a request."""
         self._tell(f"free({rid:016x})", self._mount.free(rid))
         true(not self._mount.request(rid).exists(), "the directory is gone after free")
 
@@ -169,7 +169,7 @@ class Agent:
             self._story.tell("agent", line.rstrip())
 
     def stop(self) -> None:
-        """Ends it as systemd would."""
+        """Stops it as systemd would."""
         self._process.send_signal(signal.SIGTERM)
         equal(self._process.wait(timeout=10), 0, "the agent's exit status")
         self._listener.join(timeout=10)
@@ -177,7 +177,7 @@ class Agent:
 
 @contextmanager
 def kernel_log(story: Story) -> Iterator[None]:
-    """Prints what the module logs, at once; anything that the kernel complains of is a failure."""
+    """Prints the module's log lines as they come; any complaint of the kernel is a failure."""
     over = threading.Event()
 
     def listen(log: kernel.KernelLog) -> None:
@@ -201,7 +201,7 @@ def kernel_log(story: Story) -> Iterator[None]:
 
 
 def readable(returned: int) -> str:
-    """A returned value as a C programmer knows it."""
+    """A returned value as a C programmer writes it."""
     return f"-{errno.errorcode[-returned]}" if -returned in errno.errorcode else str(returned)
 
 
@@ -301,7 +301,7 @@ def main() -> None:
         with kernel_log(story):
             tell(story)
     except (CaseFailed, OSError, subprocess.TimeoutExpired) as reason:
-        # Threads that wait in the kernel would keep this from ending.
+        # Threads waiting in the kernel would keep the process from exiting.
         print(f"\nThis should not have happened: {reason}", flush=True)
         os._exit(1)
     print("\nEvery step went as it should.", flush=True)

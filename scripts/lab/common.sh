@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# What all of the lab's scripts share: where things are, messages, and entering a root.
+# Shared by all of the lab's scripts: paths, messages, and entering a root.
 
 set -euo pipefail
 
@@ -21,15 +21,14 @@ die() {
 	exit 1
 }
 
-# The packages that a file lists, separated by commas.
+# Prints the packages that a file lists, separated by commas.
 package_list() {
 	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$1" | paste -sd,
 }
 
-# Runs a command as root of namespaces of its own: its mounts are not seen outside, and nothing of
-# it outlives it or the shell that called. An ordinary user is that root by means of the subordinate
-# ids; the kernel forgets what is to happen at the parent's death when a process becomes root, so
-# that this comes first.
+# Runs a command as root in its own namespaces: its mounts are not visible outside, and none of its
+# processes outlives it or the calling shell. An ordinary user becomes that root through subordinate
+# ids. This comes before setpriv: the kernel clears the parent-death signal when a process becomes root.
 namespace() {
 	local become_root=()
 
@@ -40,7 +39,7 @@ namespace() {
 		unshare --mount --pid --fork --kill-child --propagation private -- "$@"
 }
 
-# Runs a command in a root, where the given folder is seen in place of the cache.
+# Runs a command in a root that sees the given folder instead of the cache.
 enter() {
 	local root=$1 folder=$2
 	shift 2

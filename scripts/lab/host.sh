@@ -6,7 +6,7 @@
 # Gigabytes that a set-up needs at most, much of it only while it runs.
 declare -A gigabytes=([toolchain]=4 [guest]=1 [packaging]=2 [system]=3 [kernel]=3)
 
-# Debian's packages that are missing here.
+# Prints the Debian packages that are missing here.
 missing_packages() {
 	command -v mmdebstrap >/dev/null || echo mmdebstrap
 	command -v unshare >/dev/null || echo util-linux
@@ -45,13 +45,13 @@ check_machine() {
 		die "the lab runs on x86_64 hosts only, and this one is $(uname -m)."
 }
 
-# Has the user 65536 subordinate ids in a file?
+# Checks that a file gives the user 65536 subordinate ids.
 has_ids() {
 	awk -F: -v name="$(id -un)" -v number="$(id -u)" \
 		'($1 == name || $1 == number) && $3 >= 65536 { found = 1 } END { exit !found }' "$1" 2>/dev/null
 }
 
-# The first id behind all that are given out.
+# Prints a range of ids after all that are assigned.
 free_ids() {
 	awk -F: 'BEGIN { free = 100000 } $2 + $3 > free { free = $2 + $3 } END { print free "-" free + 65535 }' \
 		/etc/subuid /etc/subgid 2>/dev/null || echo 100000-165535

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Virtual machines on kernels of the lab: their memory disk, QEMU's command line, and booting one.
+"""Virtual machines on kernels of the lab: their initramfs, QEMU's command line, and booting one.
 
 Runs in the toolchain root.
 """
@@ -20,30 +20,30 @@ from pathlib import Path
 LAB = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("SCOUTFS_FENCE_CACHE", "/nonexistent"))
 
-# How long a guest may take to switch itself off after its command has ended.
+# How long a guest may take to power off after its command has ended.
 SECONDS_TO_END = 10
-# A working KVM boots the guest in two or three seconds; a broken one hangs it for ever.
+# A working KVM boots the guest in two or three seconds; a broken one hangs it forever.
 SECONDS_TO_PROBE = 15
 
-# An emulated boot takes five to ten seconds, one of `debug` twenty, and on a host that is busy with
-# four other things two minutes.
+# An emulated boot takes five to ten seconds, one of `debug` twenty, and two minutes on a host that
+# is busy with four other things.
 SECONDS_TO_START = 300
 
-# Where Debian keeps what lies behind these names in the root folder.
+# Links in Debian's root folder to folders of the same names in /usr.
 MERGED_FOLDERS = ("bin", "lib", "lib64", "sbin")
 
-# The serial console is slow, so that only warnings are worth printing there; the ring buffer has
-# everything. A panic ends the VM at once. Emulated processors have nothing to be mitigated. Their
-# time stamp counter is the host's; were it watched, then now and then a boot of Linux 7.3 would
-# hang, one processor waiting in watchdog_check_skew() for the other, and that one in
-# stop_machine() for the first.
+# The serial console is slow, so only warnings are printed there; the ring buffer has everything. A
+# panic ends the VM at once. Emulated processors need no mitigations. Their time stamp counter is
+# the host's; with the clocksource watchdog on it, a boot of Linux 7.3 would hang now and then: one
+# processor waits for the other in watchdog_check_skew(), and that one for the first in
+# stop_machine().
 KERNEL_ARGUMENTS = "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=reliable"
 
 # Emulated paging is slower with each level of page tables.
 EMULATED = ("-accel", "tcg,thread=multi", "-cpu", "max,la57=off")
 VIRTUALIZED = ("-accel", "kvm", "-cpu", "host")
-# Each instruction takes a nanosecond of the guest's time, and idling takes the host none. Without
-# the instructions that fill or copy a whole block, for they would count once for each byte.
+# Each instruction takes a nanosecond of the guest's time, and idling takes no time of the host. The
+# instructions that fill or copy a whole block are disabled: they would count once for each byte.
 COUNTED = (
     *("-icount", "shift=0,sleep=off", "-accel", "tcg"),
     *("-cpu", "max,la57=off,erms=off,fsrm=off,fsrs=off,fzrm=off"),
@@ -51,12 +51,12 @@ COUNTED = (
 
 
 class Unusable(Exception):
-    """Something that the user can mend; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a guest is made of."""
+    """The parts of a guest."""
 
     vmlinuz: Path
     initramfs: Path
@@ -67,7 +67,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a guest: whether its command started, its exit status if it ended."""
+    """How a guest ended: whether its command started, and its exit status if it ended."""
 
     started: bool
     status: int | None
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def lab_path(name: str) -> Path:
-    """Print where the lab keeps something."""
+    """Return where the lab keeps something."""
     answer = subprocess.run([LAB / "lab", "path", name], stdout=subprocess.PIPE, text=True)
     if answer.returncode != 0:
         raise SystemExit(answer.returncode)
@@ -99,8 +99,8 @@ def add_file(stage: Path, pair: str) -> None:
 
 
 def make_overlay(stage: Path, command: list[str], additions: list[str]) -> bytes:
-    """Pack what this guest has besides the common one."""
-    # A folder in place of one of these links would hide all that is behind it.
+    """Pack the files that only this guest has."""
+    # A folder instead of one of these links would hide everything behind the link.
     for name in MERGED_FOLDERS:
         (stage / "usr" / name).mkdir(parents=True, exist_ok=True)
         (stage / name).symlink_to(f"usr/{name}")
@@ -123,7 +123,7 @@ def make_overlay(stage: Path, command: list[str], additions: list[str]) -> bytes
 
 
 def make_initramfs(work: Path, command: list[str], additions: list[str]) -> Path:
-    """Put the guest's files and this call's into one archive; later entries win."""
+    """Put the common files and this guest's own into one archive; later entries win."""
     stage = work / "stage"
     stage.mkdir()
     initramfs = work / "initramfs"
@@ -136,14 +136,14 @@ def make_initramfs(work: Path, command: list[str], additions: list[str]) -> Path
 
 
 def quoted(path: Path) -> str:
-    """Write a path so that QEMU takes it as one value."""
+    """Escape a path for QEMU's options."""
     return str(path).replace(",", ",,")
 
 
 def qemu_command(
     machine: Machine, accelerator: tuple[str, ...], log: Path, status: Path
 ) -> list[str]:
-    """Describe the VM; its serial ports are those that the guest's init expects."""
+    """Return QEMU's command line; the serial ports are those that the guest's init expects."""
     return [
         "qemu-system-x86_64",
         *accelerator,
@@ -167,7 +167,7 @@ def read_status(file: Path) -> tuple[bool, int | None]:
 
 
 def pass_output(source: int, seconds: float, sink: int | None) -> bool:
-    """Pass on what the guest writes, if anything within that time; False after the last of it."""
+    """Pass on output that the guest writes within that time; False at its end."""
     ready, _, _ = select.select([source], [], [], seconds)
     if not ready:
         return True
@@ -181,7 +181,7 @@ def pass_output(source: int, seconds: float, sink: int | None) -> bool:
 def boot(
     machine: Machine, accelerator: tuple[str, ...], seconds: float, log: Path, sink: int | None
 ) -> Outcome:
-    """Boot a guest and see it through to its end."""
+    """Boot a guest and wait for its end."""
     status_file = machine.initramfs.with_name("status")
     status_file.unlink(missing_ok=True)
     with tempfile.TemporaryFile() as complaints:
@@ -203,7 +203,7 @@ def boot(
 
 
 def see_through(output: int, status_file: Path, seconds: float, sink: int | None) -> bool:
-    """Pass on a guest's output until the guest has ended; False if its time was over."""
+    """Pass on a guest's output until the guest ends; False if its time was over."""
     now = time.monotonic()
     end, end_of_boot = now + seconds, now + SECONDS_TO_START
     reported = False
@@ -219,7 +219,7 @@ def see_through(output: int, status_file: Path, seconds: float, sink: int | None
 
 
 def probe_kvm(vmlinuz: Path, work: Path) -> bool:
-    """Boot a guest with KVM; that /dev/kvm can be opened does not say that it works."""
+    """Boot a guest with KVM, which may not work even if /dev/kvm can be opened."""
     print("vm: trying whether KVM works here", file=sys.stderr)
     work.mkdir()
     machine = Machine(vmlinuz, make_initramfs(work, ["true"], []), 512, KERNEL_ARGUMENTS)
@@ -227,7 +227,7 @@ def probe_kvm(vmlinuz: Path, work: Path) -> bool:
 
 
 def choose_accelerator(vmlinuz: Path, work: Path) -> tuple[str, ...]:
-    """Prefer KVM if it works; that is tried once for each time the host was booted."""
+    """Prefer KVM if it works, which is tried once for each boot of the host."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return EMULATED
     host_boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# Makes things, and prints their progress. What the makers print is in a log for each thing.
+# Makes things, and prints their progress. The makers' output is in a log for each thing.
 
 # The running jobs, each the leader of a process group, and when they began.
 declare -A job_of=() begin_of=()
-# How many things were begun, of how many.
+# How many things were started, and how many there are.
 begun=0
 total=0
 
@@ -40,7 +40,7 @@ begin() {
 	set +m
 }
 
-# No job runs on after the set-up was interrupted.
+# Kills the jobs that still run when the set-up is interrupted.
 stop_jobs() {
 	local job
 	for job in "${job_of[@]}"; do
@@ -49,7 +49,7 @@ stop_jobs() {
 	done 2>/dev/null
 }
 
-# Turns a maker's failure into a sentence: its own last one, if it left one.
+# Reports a maker's failure in a sentence: the maker's own last one, if any.
 explain() {
 	local log=$cache/logs/$1 sentence
 	sentence=$(tail -n 1 "$log" | sed -n 's/^lab: //p')
@@ -73,12 +73,12 @@ finish() {
 	echo "      the $(title_of "$1") is ready after $((SECONDS - begin_of[$1])) s"
 }
 
-# The end of a log, as far as it fits on a line.
+# Prints the last line of a log, as much of it as fits on a line.
 last_line() {
 	tail -n 1 "$cache/logs/$1" | tr -dc '[:print:]' | cut -c "-$((${COLUMNS:-80} - 16))"
 }
 
-# On a terminal a line that moves, elsewhere a line now and then.
+# Updates one line on a terminal; elsewhere prints a line every 15 s.
 show_progress() {
 	local seconds=$((SECONDS - begin_of[$1]))
 	if [[ -t 1 ]]; then
@@ -103,8 +103,8 @@ finish_all() {
 	done
 }
 
-# Makes the given things. A kernel is made in the toolchain root; toolchain and guest do not need
-# each other, and much of the making is waiting, so that they are made at the same time.
+# Makes the given things. A kernel is made in the toolchain root; toolchain and guest do not need each
+# other and mostly wait, so they are made at the same time.
 make_things() {
 	local thing kernels=()
 	total=$#

@@ -29,7 +29,7 @@ class Mounts:
 
     # Mounts whose rid is known.
     rids: frozenset[str]
-    # The first 24 bits of rids of which no more is known.
+    # The first 24 bits of rids that are not known in full.
     beginnings: frozenset[int]
     # Whether there may be other mounts, of which nothing is known.
     others: bool
