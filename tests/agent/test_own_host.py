@@ -141,12 +141,23 @@ def test_a_mount_of_this_host_is_not_fenced_at_another_address(world: World) -> 
 
 def test_a_command_is_asked_about_a_mount_of_this_host(world: World) -> None:
     """It may unmount, as scoutfs's own does; an address of this host alone proves nothing."""
-    mounted(world, 1)
-    world.agent("echo $SCOUTFS_FENCED_REQ_RID >>record")
+    directory = mounted(world, 1)
+    world.agent(f"rm -rf {directory}; echo $SCOUTFS_FENCED_REQ_RID >>record")
     until_result(world.request(rid(1), address="127.0.0.1"), "fenced", 5)
     assert world.recorded() == [rid(1)]
     until_result(world.request(rid(2), address=own()), "fenced", 5)
     assert world.recorded() == [rid(1), rid(2)]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.11"])
+def test_a_command_does_not_fence_a_mount_that_stays_here(world: World, address: str) -> None:
+    """It may have fenced another host, which has the mount's former address."""
+    directory = mounted(world, 1)
+    agent = world.agent("exit 0", retry_pause="0.2")
+    request = world.request(rid(1), address=address)
+    agent.says("not fenced yet, exit status 0, but this host still has the mount")
+    remove(directory)
+    until_result(request, "fenced", 5)
 
 
 def test_a_record_or_a_word_is_no_answer_for_a_mount_that_is_here(world: World) -> None:

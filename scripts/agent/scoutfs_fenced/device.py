@@ -178,8 +178,8 @@ class Calls:
     ) -> process.Ending:
         """Calls the fence agent of a device, once it has a session, for up to `seconds` in all.
 
-        Raises Unusable, or Silent if others kept the device busy. A call that is not urgent is
-        cancelled if an urgent one needs its session.
+        Raises Unusable, Silent if no time is left, or DeviceError if others kept the device busy. A
+        call that is not urgent is cancelled if an urgent one needs its session.
         """
         if seconds <= 0:
             raise Silent(f"{action} failed, as no time was left for it")

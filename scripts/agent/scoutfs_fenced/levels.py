@@ -8,7 +8,8 @@ The scheduler guarantees:
   - It never runs two calls of fence_host() for one host at the same time. Calls for different hosts
     do run at the same time; this side of the interface limits the use of devices that they share.
   - It never calls it for a host that has an address of the agent's own host.
-  - It cancels a call at most once, and then waits for it to end, however long that takes.
+  - It cancels a call at most once, and then waits until the call ends; at its own exit for a few
+    seconds only.
 
 fence_host() guarantees:
   - It calls `proven_off` once, before any device restores the host's power or access, and only if
@@ -37,7 +38,7 @@ each begins early enough to leave 5 s for the last one, and all continue until `
          27 s        3   0 - 9,   9 - 18,   18 -
 
 A device that did not answer in time is tried last for some minutes, so later fencings do not wait
-for it. A level that only prepares gets its share and overlaps with no other.
+for it. A level that only prepares gets its share, and the next one begins after its end.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Metrics:
         """`began` is when the agent started, in seconds since 1970.
 
         The others are called for each write. `path` returns the file's path, empty for none; `left`
-        the seconds until the kernel gives up, for each unanswered request; `devices` the state of
+        the seconds until the caller gives up, for each unanswered request; `devices` the state of
         each fence device.
         """
         self._began = began
@@ -124,7 +124,7 @@ class Metrics:
         yield (
             "request_left_seconds",
             "gauge",
-            "Until the kernel gives up the most urgent request without an answer.",
+            "Until the caller gives up the most urgent request without an answer.",
             [("", {}, min(left))] if left else [],
         )
         yield (

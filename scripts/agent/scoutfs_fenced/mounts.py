@@ -44,7 +44,7 @@ class Mounts:
 
 
 def read_mounts(sysfs: str, mountinfo: str = "/proc/self/mountinfo") -> Mounts:
-    """Reads sysfs. Never raises: anything unreadable counts as a mount of any rid."""
+    """Reads sysfs. Never raises: what cannot be read counts as a mount of every possible rid."""
     rids: set[str] = set()
     beginnings: set[int] = set()
     others = False

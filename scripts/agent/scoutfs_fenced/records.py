@@ -6,7 +6,7 @@ wrote them; records of fencings count anywhere.
 
 Both are written to the state directory as they are made, by a thread, so a slow disk delays no
 answer. A lost record costs one more fencing; a wrong one would cost the filesystem. So a damaged
-file is put aside with an error in the log, and a record counts only together with the address that
+file is put aside with an error in the log, and a record counts only for addresses of the host that
 it was made for.
 
 Why a record may answer a request: a rid identifies one mount, and no mount gets a rid that was used
@@ -25,8 +25,8 @@ from typing import Any
 from scoutfs_fenced import log
 from scoutfs_fenced.statefile import StateError, read_state, write_state
 
-# How many rids of either kind are kept, and for how many seconds. A leader that asks again does so
-# within minutes.
+# How many rids of either kind are kept, and for how many seconds fenced ones. A leader that asks
+# again does so within minutes.
 MOST = 4096
 LONGEST = 30 * 86400.0
 

@@ -16,18 +16,21 @@ leader requests the same mount, and its request joins.
      The request's address must be one that the attempt's host had when the attempt began.
 
   2. _known(), from a record: this agent, or one before it, has recorded that the rid was proven
-     fenced at this address. No mount gets a rid that was used before.
+     fenced at this address, or at another one that the hosts file gives to the same host. No mount
+     gets a rid that was used before.
 
   3. _known(), from an administrator's acknowledgement, which was confirmed and is logged with the
      login. It counts until it expires or is withdrawn.
 
-  4. _known(), because the mount was one of this host's and is gone: its address is this host's, and
-     sysfs, which shows every mount that can write (mounts.py), does not show it. The address alone
-     is no proof: it may have moved here from a host that still writes. So in addition the agent's
-     own record of this host's mounts must include the mount, or the address must be a loopback
-     address, or one that the hosts file gives to a host all of whose addresses are this host's.
+  4. _known(), because the mount was one of this host's and is gone: its address is this host's, by
+     the kernel or by the hosts file, and sysfs, which shows every mount that can write (mounts.py),
+     does not show it. The address alone is no proof: it may have moved here from a host that still
+     writes. So in addition the agent's own record of this host's mounts must include the mount, or
+     the address must be a loopback address, or one that the hosts file gives to a host all of whose
+     addresses are this host's.
 
-None of these answers for a mount that this host has now. No device fences an address of this host.
+None of these answers for a mount that sysfs shows on this host, which is checked before and after
+each attempt. No device fences an address of this host.
 
 An answer is written only to files opened through a directory with the request's inode, so it never
 reaches another request.
@@ -178,7 +181,7 @@ class Scheduler:
             fencing.wake.set()
 
     def left(self) -> list[float]:
-        """Seconds until the kernel gives up, for each unanswered request."""
+        """Seconds until the caller gives up, for each unanswered request."""
         now = time.monotonic()
         return [
             served.request.deadline - now
@@ -614,13 +617,21 @@ class Scheduler:
     def _proven(self, fencing: Fencing, attempt: Attempt, proof: Proof) -> None:
         """The host is off, or the mount is gone: answers all requests that the proof covers."""
         attempt.proof = proof
+        # A command may have fenced the host that has the address of a mount of this one by now.
+        mounts = read_mounts(self._sysfs)
         for served in list(fencing.pending.values()):
-            if attempt.answers(served.request, served.address):
-                self._record(served.request.rid, served.address, proof.how)
-                self._fenced(served, proof.how, attempt.began)
+            if not attempt.answers(served.request, served.address):
+                continue
+            if mounts.has(served.request.rid):
+                why = f"{proof.how}, but this host still has the mount"
+                self._not_proven([served], attempt, why)
+                continue
+            self._record(served.request.rid, served.address, proof.how)
+            self._fenced(served, proof.how, attempt.began)
         # Also for requests that are gone meanwhile: the next leader requests the same mounts.
         for rid, address in attempt.rids.items():
-            self._record(rid, address, proof.how)
+            if not mounts.has(rid):
+                self._record(rid, address, proof.how)
 
     def _not_proven(self, covered: list[ServedRequest], attempt: Attempt, why: str) -> None:
         """An attempt has failed: retries each request, or fails it."""
