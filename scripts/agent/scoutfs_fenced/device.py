@@ -22,8 +22,7 @@ let in, even if the hosts file misspells the name and the host keeps writing und
 - Before `off` the device said "on", which shows that the name is right; or it said so earlier to
   this agent (registrations.py), and it lets in this agent's own host now: a device that has lost
   its reservation lets everyone write, and has forgotten this host too.
-- `off` must succeed: fence_scsi removes a key without proof that there is a reservation, and
-  fails then.
+- `off` must succeed: if there is no reservation, fence_scsi removes the key and then fails.
 """
 
 from __future__ import annotations
