@@ -21,6 +21,10 @@ from fence import CaseFailed, Stopwatch
 UNITS = Path("/etc/systemd/system")
 SYSTEMD = "/usr/lib/systemd/systemd"
 
+# With an id this is not the first boot, on which systemd enables every unit that Debian enables.
+# systemd-networkd is one, and fails in a loop without its user.
+MACHINE_ID = Path("/etc/machine-id")
+
 # The journal, and nothing else of a full boot.
 TARGET = """
 [Unit]
@@ -96,6 +100,7 @@ def systemd() -> Iterator[Systemd]:
     _mount_control_groups()
     UNITS.mkdir(parents=True, exist_ok=True)
     (UNITS / "case.target").write_text(TARGET)
+    MACHINE_ID.write_text("5c0075fe5c0075fe5c0075fe5c0075fe\n")
     output = Path("/tmp/systemd.log")
     with output.open("wb") as file:
         unshare = subprocess.Popen(
