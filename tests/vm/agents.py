@@ -22,6 +22,8 @@ MOST_MILLISECONDS = 50 * kernel.PATIENCE
 # On the first start in a guest Python compiles its standard library.
 SECONDS_TO_START = 60
 
+DEFAULT_TIMEOUT_MS = 30_000
+
 
 class Agent:
     """An agent with its configuration and a record of its command's calls."""
@@ -104,7 +106,7 @@ class Agent:
         watch = Stopwatch()
         while len(self.called_with()) < times:
             self.check_runs()
-            watch.at_most(20)
+            watch.at_most(30)
             time.sleep(0.02)
 
     def check_runs(self) -> None:
@@ -168,6 +170,9 @@ class Agent:
 
 @contextmanager
 def agent() -> Iterator[Agent]:
+    # Unless the case has set a timeout. On a slow kernel even the agent's start may take longer.
+    if kernel.TIMEOUT_MS.exists() and int(kernel.TIMEOUT_MS.read_text()) == DEFAULT_TIMEOUT_MS:
+        kernel.TIMEOUT_MS.write_text(f"{DEFAULT_TIMEOUT_MS * kernel.PATIENCE}\n")
     with tempfile.TemporaryDirectory() as folder:
         it = Agent(Path(folder))
         try:

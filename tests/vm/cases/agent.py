@@ -32,8 +32,6 @@ def agent_reports_fenced_where_the_command_succeeds(case: Case) -> None:
 def agent_reports_error_where_the_command_fails(case: Case) -> None:
     """Any other exit status, or death by a signal, is reported as error."""
     mount = case.mount()
-    # They are started before the agent.
-    case.set_timeout_ms(30_000 * kernel.PATIENCE)
     with agent() as it:
         it.configure(
             "case $SCOUTFS_FENCED_REQ_RID in *1) exit 1;; *2) exit 255;; esac; kill -9 $$",
