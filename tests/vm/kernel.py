@@ -25,12 +25,13 @@ TIMEOUT_MS = Path(f"/sys/module/{FENCE}/parameters/timeout_ms")
 HUNG_TASK = Path("/proc/sys/kernel/hung_task_timeout_secs")
 LOCKDEP = Path("/proc/lockdep_stats")
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+KCSAN = Path("/sys/kernel/debug/kcsan")
 SLABS = Path("/sys/kernel/slab")
 ALLOCATIONS = Path("/sys/kernel/debug/slab")
 
 # Factor by which time limits are extended: an instrumented kernel is slow.
 # os.path.exists() works for unprivileged users too.
-PATIENCE = 4 if os.path.exists(KMEMLEAK) or os.path.exists("/sys/kernel/debug/kcsan") else 1
+PATIENCE = 4 if os.path.exists(KMEMLEAK) or os.path.exists(KCSAN) else 1
 
 MNT_DETACH = 2
 # x86_64 system call numbers; the C library wraps neither.
@@ -106,6 +107,13 @@ def taints() -> int:
 def lockdep_looks() -> bool:
     """Whether lockdep is still active; it switches itself off after a report."""
     return not LOCKDEP.exists() or re.search(r"debug_locks: +1\n", LOCKDEP.read_text()) is not None
+
+
+def ignore_races_of_its_own() -> None:
+    """Makes KCSAN ignore races between functions of the kernel that the module has no part in."""
+    if KCSAN.exists():
+        # Timers of idle processors, which tasks and timer interrupts migrate.
+        KCSAN.write_text("!tmigr_handle_remote\n")
 
 
 @contextmanager
