@@ -263,7 +263,9 @@ def test_a_command_for_this_host_fences_no_other_mount(world: World) -> None:
         shown = world.sysfs / f"fs/scoutfs/f.000001.r.00c0f{number}"
         shown.mkdir()
         (shown / "rid").write_text(f"{rid(number)}\n")
-    world.agent("echo x >>record")
+    mounts = world.sysfs / "fs/scoutfs"
+    unmount = f"rm -r $(dirname $(grep -lx $SCOUTFS_FENCED_REQ_RID {mounts}/f.000001.r.00c0f*/rid))"
+    world.agent(f"{unmount}; echo x >>record")
     for directory in directories:
         until_result(directory, "fenced")
     assert len(world.recorded()) == 2
