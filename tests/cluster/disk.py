@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The shared disk: one sector for each host's stamps, and one for its reclaims.
 
-Both hosts and judge use this module. All reads and writes use O_DIRECT, so that nobody sees data
-that is only in their own page cache.
+Both hosts and judge use this module. All reads and writes use O_DIRECT, so that
+no reader sees data that is only in a page cache.
 """
 
 from __future__ import annotations

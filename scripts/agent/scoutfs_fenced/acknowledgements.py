@@ -3,7 +3,8 @@
 
 The command `ack` writes them to the state directory, even before there is a request, on a host that
 does not lead, or while no agent runs. As long as one holds, the agent answers every request that it
-is about. The time is counted by a clock that nobody sets; after a reboot of this host none holds.
+is about. The time is counted by CLOCK_BOOTTIME, which cannot be set; after a reboot of this host
+none holds.
 """
 
 from __future__ import annotations

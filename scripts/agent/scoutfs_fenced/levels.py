@@ -243,7 +243,7 @@ async def _end_all(tasks: Mapping[asyncio.Task[float], object]) -> None:
             pending = {task for task in pending if not task.done()}
     for task in tasks:
         if not task.cancelled():
-            # Retrieved so that asyncio does not log it: nobody needs it any more.
+            # Retrieved so that asyncio does not log it as unhandled.
             task.exception()
     if cancelled:
         raise asyncio.CancelledError
