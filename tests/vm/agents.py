@@ -22,8 +22,6 @@ MOST_MILLISECONDS = 50 * kernel.PATIENCE
 # On the first start in a guest Python compiles its standard library.
 SECONDS_TO_START = 60
 
-DEFAULT_TIMEOUT_MS = 30_000
-
 
 class Agent:
     """An agent with its configuration and a record of its command's calls."""
@@ -142,7 +140,7 @@ class Agent:
                 self.started.unlink(missing_ok=True)
                 mount.started(rid)
                 lags.append(self.until_started(time.time()) * 1000)
-                equal(mount.wait_fenced(30_000), 0)
+                mount.until_fenced()
                 equal(mount.free(rid), 0)
             if statistics.median(lags) < MOST_MILLISECONDS:
                 break
@@ -170,9 +168,6 @@ class Agent:
 
 @contextmanager
 def agent() -> Iterator[Agent]:
-    # Unless the case has set a timeout. On a slow kernel even the agent's start may take longer.
-    if kernel.TIMEOUT_MS.exists() and int(kernel.TIMEOUT_MS.read_text()) == DEFAULT_TIMEOUT_MS:
-        kernel.TIMEOUT_MS.write_text(f"{DEFAULT_TIMEOUT_MS * kernel.PATIENCE}\n")
     with tempfile.TemporaryDirectory() as folder:
         it = Agent(Path(folder))
         try:

@@ -85,8 +85,6 @@ class Case:
         busy = [mount.path.name for mount in self._mounts if not _unmount(mount)]
         if self._calls_without_setup:
             Case._limited_until = time.monotonic() + 1.1
-        if kernel.is_loaded(kernel.FENCE):
-            self.set_timeout_ms(30000)
         if busy:
             raise CaseFailed(f"mounts left in use: {' '.join(busy)}")
         if kernel.is_loaded(kernel.LEADER_FILESYSTEM):

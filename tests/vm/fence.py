@@ -310,6 +310,10 @@ class Mount:
     def wait_fenced(self, milliseconds: int) -> int:
         return self.returns(f"wait_fenced {milliseconds}")
 
+    def until_fenced(self) -> None:
+        """Waits until all requests are fenced, for as long as a request has that starts now."""
+        equal(self.wait_fenced(int(kernel.TIMEOUT_MS.read_text())), 0, "wait_fenced")
+
     def wait_fenced_jiffies(self, jiffies: int) -> int:
         return self.returns(f"wait_fenced_jiffies {jiffies}")
 
@@ -319,7 +323,7 @@ class Mount:
     def destroy(self) -> None:
         equal(self.returns("destroy"), 0)
 
-    def waiter(self, milliseconds: int = 60_000) -> Call:
+    def waiter(self, milliseconds: int = 2 * kernel.USUAL_TIMEOUT_MS) -> Call:
         """A blocked call of wait_fenced."""
         return self.background(f"wait_fenced {milliseconds}").until_blocked()
 

@@ -29,9 +29,27 @@ KCSAN = Path("/sys/kernel/debug/kcsan")
 SLABS = Path("/sys/kernel/slab")
 ALLOCATIONS = Path("/sys/kernel/debug/slab")
 
-# Factor by which time limits are extended: an instrumented kernel is slow.
-# os.path.exists() works for unprivileged users too.
-PATIENCE = 4 if os.path.exists(KMEMLEAK) or os.path.exists(KCSAN) else 1
+# An instrumented kernel is slow. os.path.exists() works for unprivileged users too.
+INSTRUMENTED = os.path.exists(KMEMLEAK) or os.path.exists(KCSAN)
+
+# Milliseconds that the loop below takes on the machine for which the time limits were set.
+USUAL_LOOP_MS = 30
+
+
+def _loop_ms() -> float:
+    begin = time.perf_counter()
+    for _ in range(3):
+        sum(range(300_000))
+    return (time.perf_counter() - begin) * 1000 / 3
+
+
+# Factor by which time limits are extended: how much slower the kernel and the machine are.
+PATIENCE = (4 if INSTRUMENTED else 1) * max(1, round(_loop_ms() / USUAL_LOOP_MS))
+
+# The module's own default, and what cases use that set no timeout_ms: none of their requests may
+# time out while a slow guest is still on its way to serve it.
+DEFAULT_TIMEOUT_MS = 30_000
+USUAL_TIMEOUT_MS = DEFAULT_TIMEOUT_MS * PATIENCE
 
 MNT_DETACH = 2
 # x86_64 system call numbers; the C library wraps neither.

@@ -62,6 +62,7 @@ def run(function: case.CaseFunction) -> tuple[list[str], list[str]]:
         # Lines logged from here on belong to the case.
         log.skip()
         state = case.Case(log)
+        state.set_timeout_ms(kernel.USUAL_TIMEOUT_MS)
         steps: list[Callable[[], None]] = [partial(function, state), state.tidy, state.check_log]
         for step in steps:
             try:

@@ -74,11 +74,11 @@ def agent_serves_every_mount_and_new_requests(case: Case) -> None:
         it.begin()
         equal([waiter.answer(20) for waiter in waiters], [0, 0])
         one.started(0xBB, "10.0.0.3")
-        equal(one.wait_fenced(20_000), 0)
+        one.until_fenced()
         equal(one.free(0xBB), 0)
         # The same rid at another address has not been fenced.
         one.started(0xBB, "10.0.0.4")
-        equal(one.wait_fenced(20_000), 0)
+        one.until_fenced()
         calls = it.called_with()
         addresses = [call.split(",")[1] for call in calls]
         equal(sorted(addresses), ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"])
@@ -115,7 +115,7 @@ def agent_goes_on_where_a_request_vanishes(case: Case) -> None:
         again = mount.started(0xAA, "10.0.0.9")
         (it.folder / "go").touch()
         it.until_called(2)
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         true(again.fenced(), "the new request was served")
         equal(it.called_with()[1], "00000000000000aa,10.0.0.9", "by a command of its own")
         it.check_runs()
@@ -165,7 +165,7 @@ def agent_fences_hosts_at_the_same_time(case: Case) -> None:
         watch = Stopwatch()
         for host in range(8):
             mount.started(host, f"10.0.0.{host}")
-        equal(mount.wait_fenced(30_000), 0)
+        mount.until_fenced()
         case.note(f"in {watch.seconds():.2f} s")
         watch.at_most(10)
 
@@ -180,7 +180,8 @@ def agent_serves_one_address_after_another(case: Case) -> None:
         for number, mount in enumerate(mounts):
             mount.started(2 * number + 1, "10.0.0.1")
             mount.started(2 * number + 2, "10.0.0.1")
-        equal([mount.wait_fenced(30_000) for mount in mounts], [0, 0])
+        for mount in mounts:
+            mount.until_fenced()
         true(not (it.folder / "not-alone").exists(), "one at a time")
         equal(len(it.called_with()), 4)
 
@@ -193,7 +194,7 @@ def agent_tries_again_while_there_is_time(case: Case) -> None:
         it.configure(f"test $(wc -l < {it.calls}) = 3", retry_pause=0.2)
         it.begin()
         request = mount.started(0xAA)
-        equal(mount.wait_fenced(25_000), 0)
+        mount.until_fenced()
         equal(request.read("error"), "0\n")
         equal(len(it.called_with()), 3)
 
@@ -224,7 +225,7 @@ def agent_does_not_wait_for_what_a_command_leaves(case: Case) -> None:
         it.configure("sleep 300 & echo $! > pid; exit 0", delay="600")
         it.begin()
         mount.started(0xAA)
-        equal(mount.wait_fenced(10_000), 0)
+        mount.until_fenced()
         left = Path("/proc", (it.folder / "pid").read_text().strip())
         true(left.exists(), "what it left lives on")
 
@@ -261,7 +262,7 @@ def agent_goes_on_for_the_next_leader(case: Case) -> None:
         mount.started(0xBB, "10.0.0.9")
         (it.folder / "go").touch()
         watch = Stopwatch()
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         watch.at_most(5)
         equal(len(it.called_with()), 2, "no second command was needed")
 
@@ -274,7 +275,7 @@ def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
         it.configure("exit 0", delay="600")
         it.begin()
         mount.started(0xAA)
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         watch = Stopwatch()
         records = it.state / "records"
         while not records.exists() or "00000000000000aa" not in records.read_text():
@@ -284,11 +285,11 @@ def agent_remembers_what_is_fenced_after_a_restart(case: Case) -> None:
         mount.stop()
         mount.started(0xAA)
         it.begin()
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         it.until_says("fenced, was fenced before: exit status 0, on ")
         equal(len(it.called_with()), 1)
         mount.started(0xBB)
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         equal(len(it.called_with()), 2, "another rid of the host is not fenced by that")
 
 
@@ -312,7 +313,7 @@ def agent_knows_a_former_mount_of_its_own_host(case: Case) -> None:
         it.configure("exit 0", delay="600", hosts=hosts)
         it.begin()
         mount.started(0xDEAD00000000AAAA, "127.0.0.1")
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         it.until_says("fenced, it was a mount of this host, which has it no longer")
         true(not (it.folder / "device").exists(), "no device was asked")
 
@@ -355,7 +356,7 @@ def agent_that_stops_serves_until_its_commands_have_ended(case: Case) -> None:
             time.sleep(0.01)
         true(not old.fenced(), "the old command still runs")
         (it.folder / "go").touch()
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
 
 
 @case
@@ -374,7 +375,7 @@ def agent_that_is_killed_is_replaced(case: Case) -> None:
         equal([mount.request(rid).read("fenced") for rid in (1, 2)], ["0\n", "0\n"])
         (it.folder / "killed").touch()
         it.begin()
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         equal(len(it.called_with()), 4)
 
 
@@ -391,7 +392,7 @@ def agent_is_the_only_one(case: Case) -> None:
             said = other.refuses()
             true("another agent is running, with the process id" in said, said)
         mount.started(0xAA)
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
 
 
 @case
@@ -415,7 +416,7 @@ def agent_takes_configurations_of_scoutfs_own_agent(case: Case) -> None:
         )
         it.begin()
         mount.started(0xAA, "10.0.0.7")
-        equal(mount.wait_fenced(20_000), 0)
+        mount.until_fenced()
         equal(it.called_with(), ["10.0.0.7"])
 
 

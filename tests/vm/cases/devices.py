@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from errno import EBADE, EIO
 from pathlib import Path
 
+import kernel
 from agents import Agent, agent
 from bmc import PASSWORD, Bmc
 from case import Case, case, case_with
@@ -39,13 +40,13 @@ def use(it: Agent, bmc: Bmc, *, retries: int = 1) -> None:
 @case
 def device_switches_a_host_off(case: Case) -> None:
     """A host with a BMC is fenced by it: the chassis is off before the waiter returns."""
-    case.set_timeout_ms(SECONDS * 1000)
+    case.set_timeout_ms(SECONDS * 1000 * kernel.PATIENCE)
     mount = case.mount()
     with agent() as it, bmc_in(it.folder) as bmc:
         use(it, bmc)
         it.begin()
         request = mount.started(0xAA, "10.0.0.11")
-        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        mount.until_fenced()
         true(not bmc.is_on(), "the host is off")
         equal([request.read("fenced"), request.read("error")], ["1\n", "0\n"])
         equal(mount.next(), Finished(0xAA))
@@ -61,17 +62,17 @@ def device_switches_a_host_off(case: Case) -> None:
 @case
 def device_is_found_by_an_ipv6_address(case: Case) -> None:
     """A host is found by any of its addresses; one without a device is fenced by the command."""
-    case.set_timeout_ms(SECONDS * 1000)
+    case.set_timeout_ms(SECONDS * 1000 * kernel.PATIENCE)
     mount = case.mount()
     with agent() as it, bmc_in(it.folder) as bmc:
         use(it, bmc)
         it.begin()
         equal(mount.start_addr(0xAA, "fd00::12"), 0)
-        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        mount.until_fenced()
         equal(it.called_with(), [f"{0xAA:016x},fd00::12"])
         true(bmc.is_on(), "the other host is on")
         equal(mount.start_addr(0xBB, "fd00::11"), 0)
-        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        mount.until_fenced()
         equal(len(it.called_with()), 1)
         true(not bmc.is_on(), "the host is off")
 
@@ -79,7 +80,7 @@ def device_is_found_by_an_ipv6_address(case: Case) -> None:
 @case
 def device_that_fails_is_an_error(case: Case) -> None:
     """If the BMC fails, so does the request; the command is not run instead."""
-    case.set_timeout_ms(SECONDS * 1000)
+    case.set_timeout_ms(SECONDS * 1000 * kernel.PATIENCE)
     mount = case.mount()
     with agent() as it, bmc_in(it.folder) as bmc:
         use(it, bmc, retries=0)
@@ -99,7 +100,7 @@ def device_keeps_a_host_away_from_the_disk(case: Case) -> None:
     Once fence_scsi has fenced a host, its writes get a reservation conflict and do not reach the
     disk.  A host whose key was never registered is not reported as fenced.
     """
-    case.set_timeout_ms(SECONDS * 1000)
+    case.set_timeout_ms(SECONDS * 1000 * kernel.PATIENCE)
     with shared_disk("node1", "node2") as disk, agent() as it:
         # node2 holds the reservation. This host, node1, was registered before it booted and still
         # is, but fence_scsi does not know its key, without which it cannot fence others.
@@ -125,7 +126,7 @@ def device_keeps_a_host_away_from_the_disk(case: Case) -> None:
         equal(disk.content(), "C")
 
         request = mount.started(0xBB, "10.0.0.12")
-        equal(mount.wait_fenced(SECONDS * 1000), 0)
+        mount.until_fenced()
         fails_with(EBADE, disk.write, "node2", "D")
         fails_with(EBADE, disk.write, "node2", "E")
         equal(disk.content(), "C")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from errno import EBUSY, EINVAL, ENOENT, ESTALE
 
+import kernel
 from case import Case, case
 from fence import (
     CLIENT_RECOVERY,
@@ -254,7 +255,7 @@ def uevents_come_in_order_in_every_race(case: Case) -> None:
             for rid in range(TRIES):
                 mount.started(rid)
                 if rid % 2:
-                    equal(mount.wait_fenced(10_000), 0)
+                    mount.until_fenced()
                 equal(mount.free(rid), 0)
             stories = defaultdict(list)
             numbers = []
@@ -311,8 +312,10 @@ def polls_wake_when_a_file_changes(case: Case) -> None:
 def polls_wake_on_a_timeout(case: Case) -> None:
     """A poll of error wakes when the request times out."""
     mount = case.mount()
-    case.set_timeout_ms(1000)
-    case.expect_timeout_line(mount, 1, 1000)
+    # Longer than a slow kernel takes to begin to poll.
+    timeout_ms = 1000 * kernel.PATIENCE
+    case.set_timeout_ms(timeout_ms)
+    case.expect_timeout_line(mount, 1, timeout_ms)
     watch = Stopwatch()
     with polling(mount.started(1)) as (fenced, error):
         equal(error.news(10), "1\n")

@@ -23,8 +23,6 @@ def leader(
 ) -> Leader:
     """A mount whose reclaim worker polls, or sleeps in wait_next for, `reclaim_ms` at a time."""
     mount = case.leader()
-    # Requests may be older than the agent, which a slow kernel takes long to start.
-    case.set_timeout_ms(30_000 * kernel.PATIENCE)
     kernel.set_parameter(kernel.LEADER_FILESYSTEM, "reclaim_ms", reclaim_ms)
     kernel.set_parameter(kernel.LEADER_FILESYSTEM, "wait_next", int(wait_next))
     kernel.set_parameter(kernel.LEADER_FILESYSTEM, "election_ms", election_ms)

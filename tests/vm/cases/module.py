@@ -74,7 +74,7 @@ def unloading_leaves_nothing(case: Case) -> None:
     """Repeated loading and unloading, with requests in between, leaves nothing in /sys."""
     kernel.unload_both()
     # If the release of kobjects is delayed, unloading waits for it.
-    for _ in range(10 if kernel.PATIENCE == 1 else 3):
+    for _ in range(3 if kernel.INSTRUMENTED else 10):
         kernel.load_both()
         true(kernel.FENCE_SYSFS.is_dir(), "the module's directory is there")
         equal(list(kernel.FENCE_SYSFS.iterdir()), [])

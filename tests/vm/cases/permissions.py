@@ -38,7 +38,7 @@ def was_refused(request: Request, found: dict[str, int], *allowed: str) -> None:
     equal(request.read("fenced") + request.read("error"), "0\n0\n", "the request")
     equal({(request.path / file).stat().st_uid for file in Request.FILES}, {0}, "the owner")
     equal((request.path / "fenced").stat().st_mode & 0o777, 0o644, "the mode")
-    equal(kernel.TIMEOUT_MS.read_text(), "30000\n", "timeout_ms")
+    equal(kernel.TIMEOUT_MS.read_text(), f"{kernel.USUAL_TIMEOUT_MS}\n", "timeout_ms")
     true(not kernel.is_loaded(kernel.LEADER_FILESYSTEM), "no module was loaded")
 
 

@@ -110,7 +110,7 @@ def tracepoints_have_every_event_in_order(case: Case) -> None:
                 f"dropped: {under.log_name} rid {name(3)}",
             ],
         )
-    case.set_timeout_ms(30000)
+    case.set_timeout_ms(kernel.USUAL_TIMEOUT_MS)
     mount.started(4)
     with mounted("tracefs", TRACING):
         equal(trace(), [], "when they are off")
