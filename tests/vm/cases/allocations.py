@@ -38,7 +38,7 @@ class Subject:
     """
     An operation on a mount.
 
-    At least `errors` of its allocations are essential: it fails without them.
+    `errors` of its allocations are essential: it fails without them.
     """
 
     name: str
@@ -139,10 +139,7 @@ class Trial:
 
     def _verdict(self) -> str:
         name = self._subject.name
-        true(
-            self._errors >= self._subject.errors,
-            f"{name} fails for {self._subject.errors} allocations, not {self._errors}",
-        )
+        equal(self._errors, self._subject.errors, f"allocations that fail {name}")
         return f"{name}: {self._errors} errors, {self._survived} did no harm"
 
 
