@@ -50,8 +50,10 @@ SECONDS_OF_SILENCE = 4.0
 SECONDS_BETWEEN_SURE_STAMPS = 1.0
 # A leader that hears no other host steps down before it considers the others silent.
 SECONDS_TO_BE_ALONE = 3.0
-# A host that has not stamped for this long was stopped itself, and knows nothing of the others.
-SECONDS_OF_OWN_SILENCE = 1.0
+# A host that has not looked for this long was stopped or slow itself. All times by which it judges
+# the others are times awake, of which a longer gap counts as this much: they have not been silent
+# just because it has not looked.
+MOST_SECONDS_OF_A_GAP = 1.0
 # Limit for fencing former leaders.
 MILLISECONDS_OF_ELECTION = 30_000
 # A leader that has stepped down gives others a chance to lead.
@@ -130,7 +132,7 @@ class Agent:
 
 @dataclass
 class Peer:
-    """Another slot's last stamp, and when it last changed and was last heard."""
+    """Another slot's last stamp, and when it last changed and was last heard, in time awake."""
 
     stamp: Stamp
     seen: float
@@ -174,6 +176,8 @@ class Member:
         self._term = 0
         self._leads = False
         self._not_before = 0.0
+        self._awake = 0.0
+        self._ticked = time.monotonic()
         # Reclaimed by this host; the content last read from the disk may be older.
         self._reclaimed: set[int] = set()
         self._elections: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -185,15 +189,17 @@ class Member:
 
         If no other host lives, joins without that, and reclaims it itself if it leads.
         """
+        self._tick()
         self._look()
-        last_life = time.monotonic()
+        last_life = self._awake
         reported = False
         while True:
+            self._tick()
             self._look()
             own = self._content.stamps[self.slot]
             if own is None or self._content.is_reclaimed(self.slot, own.rid):
                 break
-            now = time.monotonic()
+            now = self._awake
             if any(self._lives(peer, now) and peer.seen > last_life for peer in self._others()):
                 last_life = now
             if now - last_life > SECONDS_OF_SILENCE + 4 * self.slot:
@@ -214,20 +220,26 @@ class Member:
         parameters = os.sched_param(1)
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, parameters)
         counter = 0
-        last = time.monotonic()
         while True:
             counter += 1
             self._disk.write_stamp(self._stamp(counter))
-            now = time.monotonic()
-            if now - last > SECONDS_OF_OWN_SILENCE:
-                self._reporter.event("woke", rid=f"{self.rid:016x}", seconds=f"{now - last:.2f}")
-                self._trust_again(now)
-            last = now
+            begin = time.monotonic()
+            gap = self._tick()
+            if gap > MOST_SECONDS_OF_A_GAP:
+                self._reporter.event("woke", rid=f"{self.rid:016x}", seconds=f"{gap:.2f}")
             if counter % STAMPS_BETWEEN_LOOKS == 0:
                 self._talk()
                 self._look()
                 self._elect()
-            time.sleep(max(0.0, now + SECONDS_BETWEEN_STAMPS - time.monotonic()))
+            time.sleep(max(0.0, begin + SECONDS_BETWEEN_STAMPS - time.monotonic()))
+
+    def _tick(self) -> float:
+        """Advances the time awake; returns the seconds since the last call."""
+        now = time.monotonic()
+        gap = now - self._ticked
+        self._ticked = now
+        self._awake += min(gap, MOST_SECONDS_OF_A_GAP)
+        return gap
 
     def _stamp(self, counter: int) -> Stamp:
         return Stamp(
@@ -241,13 +253,13 @@ class Member:
                 slot, rid = struct.unpack("<IQ", self._socket.recv(64))
                 peer = self._peers.get(slot)
                 if peer and peer.stamp.rid == rid:
-                    peer.heard = time.monotonic()
+                    peer.heard = self._awake
         except BlockingIOError:
             pass
 
     def _look(self) -> None:
         content = self._disk.read()
-        now = time.monotonic()
+        now = self._awake
         with self._lock:
             self._content = content
             for stamp in content.stamps:
@@ -260,12 +272,6 @@ class Member:
                     peer.stamp, peer.seen = stamp, now
             if self._previous and content.is_reclaimed(self.slot, self._previous):
                 self._previous = 0
-
-    def _trust_again(self, now: float) -> None:
-        """Restarts the silence timers of all other hosts."""
-        with self._lock:
-            for peer in self._peers.values():
-                peer.seen = peer.heard = now
 
     def _others(self) -> list[Peer]:
         return [peer for slot, peer in self._peers.items() if slot != self.slot]
@@ -289,7 +295,7 @@ class Member:
         return bool(writing) and all(now - peer.heard > SECONDS_TO_BE_ALONE for peer in writing)
 
     def _elect(self) -> None:
-        now = time.monotonic()
+        now = self._awake
         others = self._others()
         newest = max([peer.stamp.term for peer in others if peer.stamp.leads], default=0)
         if self._leads:
@@ -325,7 +331,7 @@ class Member:
                 why = str(reason)
         self._mount.stop()
         if self._term == term:
-            self._not_before = time.monotonic() + SECONDS_BETWEEN_TRIES
+            self._not_before = self._awake + SECONDS_BETWEEN_TRIES
             self._leads = False
         self._reporter.event("steps-down", rid=f"{self.rid:016x}", term=term, why=why)
 
@@ -335,7 +341,7 @@ class Member:
 
     def _missing(self) -> list[Missing]:
         """The unreclaimed mounts that are silent, unheard or replaced by the host's next life."""
-        return list(self._find_missing(time.monotonic()))
+        return list(self._find_missing(self._awake))
 
     def _find_missing(self, now: float) -> Iterator[Missing]:
         with self._lock:
