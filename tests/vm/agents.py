@@ -90,9 +90,10 @@ class Agent:
 
     def until_says(self, text: str, within: float = 20) -> None:
         watch = Stopwatch()
-        while text not in self.output.read_text():
+        while text not in (said := self.output.read_text()):
             self.check_runs()
-            watch.at_most(within)
+            if watch.seconds() > within * kernel.PATIENCE:
+                raise CaseFailed(f"the agent does not say '{text}', but: {said}")
             time.sleep(0.01)
 
     def called_with(self) -> list[str]:

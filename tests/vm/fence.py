@@ -174,6 +174,9 @@ class Request:
     def exists(self) -> bool:
         return self.path.exists()
 
+    def is_complete(self) -> bool:
+        return all((self.path / name).exists() for name in self.FILES)
+
     def read(self, name: str) -> str:
         return (self.path / name).read_text()
 
