@@ -211,9 +211,17 @@ def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
         it.begin()
         mount.started(0xAA)
         mount.request(0xAA).until_failed(20)
-        it.until_says("killed for taking longer than")
+        it.until_says("could not be fenced, ")
+        said = it.output.read_text()
+        # A slow guest may not get done with the kill before the agent has to answer.
+        late = kernel.PATIENCE > 1 and "no time is left; this goes on" in said
+        true(late or "killed for taking longer than" in said, f"it says why: {said}")
+        watch = Stopwatch()
         for pid in (it.folder / "pids").read_text().split():
-            true(not Path("/proc", pid).exists(), f"{pid} is killed")
+            while Path("/proc", pid).exists():
+                true(late, f"{pid} is killed")
+                watch.at_most(20)
+                time.sleep(0.01)
         it.check_runs()
 
 

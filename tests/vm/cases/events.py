@@ -318,7 +318,7 @@ def polls_wake_on_a_timeout(case: Case) -> None:
     case.expect_timeout_line(mount, 1, timeout_ms)
     watch = Stopwatch()
     with polling(mount.started(1)) as (fenced, error):
-        equal(error.news(10), "1\n")
+        equal(error.news(10 * kernel.PATIENCE), "1\n")
         watch.at_most(5)
         fenced.tells(None)
 
