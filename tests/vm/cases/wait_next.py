@@ -86,12 +86,12 @@ def wait_next_is_0_when_its_time_is_over(case: Case) -> None:
     watch.at_most(5)
     mount.started(0xAA)
     watch = Stopwatch()
-    sleeper = waiter(mount, 300)
+    sleeper = waiter(mount, 300 * kernel.PATIENCE)
     # A spurious wakeup does not cut the timeout short.
     mount.started(0xBB)
     equal(mount.free(0xBB), 0)
     equal(sleeper.answer(), 0, "one unfinished")
-    watch.at_least(0.3)
+    watch.at_least(0.3 * kernel.PATIENCE)
     watch.at_most(5)
 
 

@@ -3,6 +3,7 @@
 
 from errno import EINVAL, EIO, ESHUTDOWN, ESTALE, ETIMEDOUT
 
+import kernel
 from case import Case, case
 from fence import LONG_MAX, LONG_MIN, Stopwatch, before_it_runs, equal, fails_with, true
 
@@ -108,10 +109,10 @@ def wait_times_out_when_its_time_is_over(case: Case) -> None:
     equal(request.read("fenced") + request.read("error"), "0\n0\n")
     # A spurious wakeup does not cut the timeout short.
     watch = Stopwatch()
-    waiter = mount.waiter(1000)
+    waiter = mount.waiter(1000 * kernel.PATIENCE)
     mount.started(0xBB).set_fenced()
     equal(waiter.answer(), -ETIMEDOUT)
-    watch.at_least(1.0)
+    watch.at_least(1.0 * kernel.PATIENCE)
     watch.at_most(5)
 
 
@@ -213,13 +214,15 @@ def wait_wakes_every_waiter(case: Case) -> None:
 def wait_is_eio_when_a_request_times_out(case: Case) -> None:
     """A request that times out fails, and waiters return at once."""
     mount = case.mount()
-    case.set_timeout_ms(1000)
-    case.expect_timeout_line(mount, 0xAA, 1000)
+    # Longer than a slow kernel takes to begin to wait.
+    timeout_ms = 1000 * kernel.PATIENCE
+    case.set_timeout_ms(timeout_ms)
+    case.expect_timeout_line(mount, 0xAA, timeout_ms)
     watch = Stopwatch()
     request = mount.started(0xAA)
     waiter = mount.waiter()
     equal(waiter.answer(), -EIO)
-    watch.at_least(1.0)
+    watch.at_least(timeout_ms / 1000)
     true(request.failed(), "the request failed")
     fails_with(ESTALE, request.set_fenced)
 
