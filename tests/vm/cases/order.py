@@ -98,12 +98,17 @@ def requests_of_different_spans_fail_when_each_is_due(case: Case) -> None:
         for rid in due:
             case.expect_timeout_line(mount, rid, spans[rid])
         failed: list[str] = []
+        others = 0
         watch = Stopwatch()
         while len(failed) < len(due):
             watch.at_most(10)
-            changes = [told for told in listener.events(1) if told.action == "change"]
-            failed += [told.rid for told in changes if told.state == "failed"]
+            for told in listener.events(1):
+                if (told.action, told.state) == ("change", "failed"):
+                    failed.append(told.rid)
+                else:
+                    others += 1
         equal(failed, [name(rid) for rid in due])
+        equal(others, len(spans) + 2, "an add for each, one remove and one change")
     equal(mount.next(), Finished(1, error=True))
     equal(mount.drained(), (False, True))
 
