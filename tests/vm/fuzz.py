@@ -67,6 +67,8 @@ class Module:
 
     def __enter__(self) -> "Module":
         MOUNTS.mkdir(exist_ok=True)
+        # The case may have begun with another, and so may the sequence before.
+        self.do_set_timeout(str(DEFAULT_MS))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +76,6 @@ class Module:
             os.close(file)
         for name in list(self._directories):
             self.do_unmount(name)
-        self.do_set_timeout(str(DEFAULT_MS))
 
     def do(self, step: Step) -> Answer:
         try:
