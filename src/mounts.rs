@@ -9,8 +9,8 @@
 //! superblock and the [`Place`] reserved. So setup and destroy of one mount never wait for
 //! those of another. `setup` never waits at all, and fails with `EBUSY` until a previous `destroy`
 //! of the superblock or place has returned: that `destroy` may be waiting for uevents, and a mount
-//! must not wait for these. A concurrent `setup` or `destroy` of the same superblock holds up `destroy`, which
-//! returns only when nothing is left of the mount.
+//! must not wait for these. A concurrent `setup` or `destroy` of the same superblock holds up
+//! `destroy`, which returns only when nothing is left of the mount.
 
 use crate::{
     linux::{

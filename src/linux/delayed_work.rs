@@ -295,8 +295,8 @@ mod tests {
         changed: WaitQueue,
     }
 
-    // The fields are dropped in this order: an object that counts as dropped has released its queue,
-    // so that the test drops the last reference to that, and not the work that the queue runs.
+    // The fields are dropped in this order: an object that counts as dropped has released its
+    // queue, so that the test drops the last reference to that, and not the work that it runs.
     #[pin_data]
     struct Object {
         #[pin]
