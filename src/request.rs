@@ -160,12 +160,13 @@ pub(crate) struct RequestState {
 }
 
 impl RequestState {
-    /// A request that was started at `now` and is to be answered within `timeout_ms`.
+    /// A request that was started at `now` and is to be answered within `timeout_ms`. As a part of
+    /// that tick is over, the deadline is one later.
     pub(crate) fn new(reason: c_int, now: Jiffies, timeout_ms: u32) -> Self {
         Self {
             reasons: 1 << reason_class(reason),
             started: now,
-            deadline: now.saturating_add(msecs_to_jiffies(timeout_ms)),
+            deadline: now.saturating_add(msecs_to_jiffies(timeout_ms) + 1),
             status: Status::Pending,
             events: PendingEvents::default(),
         }
@@ -362,7 +363,7 @@ mod tests {
     }
 
     fn a_finished_request_has_no_deadline() {
-        let deadline = 1000 + msecs_to_jiffies(30_000);
+        let deadline = 1001 + msecs_to_jiffies(30_000);
         let mut fenced = request();
         check_eq!(fenced.deadline(), Some(deadline));
         check_eq!(fenced.fence(1000), Ok(true));

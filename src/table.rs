@@ -397,7 +397,7 @@ mod tests {
     fn requests_time_out_in_the_order_of_their_deadlines() -> Result {
         let board = Board::new()?;
         board.listed([300, 100, 100])?;
-        let (early, late) = (NOW + msecs_to_jiffies(100), NOW + msecs_to_jiffies(300));
+        let [early, late] = [100, 300].map(|msecs| NOW + msecs_to_jiffies(msecs) + 1);
         let expired = |now| {
             let expired = board.0.lock().time_out(now);
             expired.map(|item| item.number)
