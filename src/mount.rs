@@ -12,18 +12,23 @@
 //! - [`FenceRequest`]'s mutex `directory` pins the directory across `sysfs_notify()`. Never held
 //!   while the directory is added or removed.
 //! - `table`, a spinlock, protects the listed requests and the state of every request. Short
-//!   sections: no allocation, no sleep.
-//! - The spinlock of the [`Notifier`]. Nothing is taken under it but the workqueue's locks.
+//!   sections: no allocation, no sleep. The workqueue's locks are taken under it.
+//! - The spinlock of the [`Notifier`]. Nothing is taken under it.
+//!
+//! The notify work takes `sender`, a mutex of the [`Notifier`] that nothing else takes, before
+//! `directory` and the spinlocks.
 //!
 //! Store and show callbacks hold a kernfs active reference; the removal of a directory drains
 //! those under `admin`, so callbacks take the spinlocks only.
 //!
-//! Tracepoints fire under the spinlock, so a trace has events in the order of their effects.
+//! Tracepoints fire under `table`, so a trace has events in the order of their effects; except
+//! `dropped`, which follows when `stop` has emptied the table, and those of the waits.
 //!
 //! # Waiting
 //!
 //! - `start`, `free` and `stop` wait for `admin`, and under it for the readers and writers of this
-//!   mount's files. They never wait for uevents, the console or another mount.
+//!   mount's files and for kernfs's own locks. They never wait for uevents, the console or another
+//!   mount's teardown.
 //! - `destroy` waits for that and then, without a lock, for the timeout work and the notify work,
 //!   which sends uevents and log lines.
 //! - `wait_fenced` and `wait_next` sleep on `changed`. Every change that could end a wait is made
@@ -232,7 +237,8 @@ impl Mount {
         Self::queue_notify(this, request.as_arc_borrow());
     }
 
-    /// Has the timeout work run when the next request times out, or earlier.
+    /// Has the timeout work run when the next request times out, or earlier. The kernel's timers
+    /// may be late by an eighth of their delay, and so may the failure be.
     fn schedule_timeout(this: &Arc<Self>, table: &mut Table<FenceRequest>) {
         let Some(deadline) = table.deadline() else {
             return;
@@ -281,10 +287,16 @@ impl Mount {
         };
         drop(removed);
         this.changed.wake_up_all();
-        Self::queue_notify(this, request.as_arc_borrow());
-        // Under `admin`, so that a new request for this rid can take the name.
-        request.remove_directory();
+        Self::remove_directory(this, &request, Removal::Freed);
         Ok(())
+    }
+
+    /// Removes the directory of a request that is no longer listed, and then has the uevent sent:
+    /// under `admin`, as a new request for this rid takes the name, and its uevents come later.
+    fn remove_directory(this: &Arc<Self>, request: &Arc<FenceRequest>, removal: Removal) {
+        request.remove_directory();
+        request.with_state(|state| state.events.queue(Event::Removed(removal)));
+        Self::queue_notify(this, request.as_arc_borrow());
     }
 
     /// Waits, uninterruptibly, for at most `timeout` jiffies until every listed request is fenced.
@@ -376,14 +388,9 @@ impl Mount {
         };
         drop(cleared);
         this.changed.wake_up_all();
-        // Under `admin`, so that new requests can take the names.
         for request in mem::replace(&mut admin.by_rid, RBTree::new()).values() {
-            request.with_state(|state| {
-                glue::trace_dropped(&this.label, request.rid);
-                state.events.queue(Event::Removed(Removal::Dropped));
-            });
-            Self::queue_notify(this, request.as_arc_borrow());
-            request.remove_directory();
+            glue::trace_dropped(&this.label, request.rid);
+            Self::remove_directory(this, request, Removal::Dropped);
         }
     }
 

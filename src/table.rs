@@ -14,7 +14,6 @@ use crate::{
         reason_class,
         Event,
         Failure,
-        Removal,
         RequestState,
         REASON_CLASSES, //
     }, //
@@ -127,14 +126,12 @@ impl<T: TableEntry> Table<T> {
         self.index(key).insert(key, entry, reservation);
     }
 
-    /// Takes a freed request off the list, if it is listed. The caller frees what is returned
-    /// without the lock.
+    /// Takes a request off the list, if it is listed. The caller frees what is returned without the
+    /// lock.
     pub(crate) fn remove(&mut self, entry: &T) -> Option<impl Sized> {
         let key = self.key(entry);
         let removed = self.index(key).remove(&key)?;
-        let state = entry.state().access_mut(self);
-        state.events.queue(Event::Removed(Removal::Freed));
-        let failed = state.has_failed();
+        let failed = entry.state().access(self).has_failed();
         self.failed -= usize::from(failed);
         self.count_reasons(entry, |count| count - 1);
         Some(removed)

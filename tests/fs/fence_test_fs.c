@@ -406,6 +406,70 @@ static int call_held_uevents(struct super_block *sb, char **words, char *answer)
 	return 0;
 }
 
+/*
+ * Holds up the removal of a request's directory with a file in it whose readers
+ * sleep: removal drains them, like any reader of the request's own files.
+ */
+static DECLARE_WAIT_QUEUE_HEAD(fence_test_readers_released);
+static unsigned long fence_test_readers_span;
+static bool fence_test_readers_held;
+static atomic_t fence_test_readers_waiting;
+
+static ssize_t hold_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	atomic_inc(&fence_test_readers_waiting);
+	wait_event_idle_timeout(fence_test_readers_released, !READ_ONCE(fence_test_readers_held),
+				READ_ONCE(fence_test_readers_span));
+	atomic_dec(&fence_test_readers_waiting);
+	return 0;
+}
+
+static struct kobj_attribute hold_attribute = __ATTR_RO(hold);
+
+/* Adds the file `hold` to the directory of a request of a mount of its own. */
+static int call_hold_readers(struct super_block *sb, char **words, char *answer)
+{
+	struct kernfs_node *kn = fs_kobj->sd, *child;
+	char device[32];
+	const char *names[] = { "scoutfs_fence", device, "fence", words[0] };
+	int milliseconds;
+	int i;
+
+	if (kstrtoint(words[1], 0, &milliseconds) || milliseconds < 0)
+		return -EINVAL;
+
+	snprintf(device, sizeof(device), "%u:%u", MAJOR(sb->s_dev), MINOR(sb->s_dev));
+	kernfs_get(kn);
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		child = kernfs_find_and_get(kn, names[i]);
+		kernfs_put(kn);
+		if (!child)
+			return -ENOENT;
+		kn = child;
+	}
+
+	WRITE_ONCE(fence_test_readers_span, msecs_to_jiffies(milliseconds));
+	WRITE_ONCE(fence_test_readers_held, true);
+	put_answer(answer, sysfs_create_file(kn->priv, &hold_attribute.attr));
+	kernfs_put(kn);
+	return 0;
+}
+
+static int call_release_readers(struct super_block *sb, char **words, char *answer)
+{
+	WRITE_ONCE(fence_test_readers_held, false);
+	wake_up_all(&fence_test_readers_released);
+	put_answer(answer, 0);
+	return 0;
+}
+
+/* The number of readers that sleep. */
+static int call_held_readers(struct super_block *sb, char **words, char *answer)
+{
+	put_answer(answer, atomic_read(&fence_test_readers_waiting));
+	return 0;
+}
+
 /* The number of references to the mount's directory. */
 static int call_references(struct super_block *sb, char **words, char *answer)
 {
@@ -497,6 +561,9 @@ static const struct fence_test_command fence_test_commands[] = {
 	{ "hold_uevents", 1, call_hold_uevents, .own = true },	/* MILLISECONDS at most */
 	{ "release_uevents", 0, call_release_uevents, .own = true },
 	{ "held_uevents", 0, call_held_uevents, .own = true },
+	{ "hold_readers", 2, call_hold_readers, .own = true },	/* RID MILLISECONDS at most */
+	{ "release_readers", 0, call_release_readers, .own = true },
+	{ "held_readers", 0, call_held_readers, .own = true },
 	{ "references", 0, call_references, .own = true },
 	{ "unpublish", 0, call_unpublish, .own = true },
 	{ "released", 0, call_released, .own = true },

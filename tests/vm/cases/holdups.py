@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Which operations wait for which while another task holds up the module's uevents.
+Which operations wait for which while another task holds up the module's uevents, or reads a file.
 
 The test filesystem holds up the module's uevents where the kernel sends them, like a task that
-holds the kernel's uevent mutex while waiting for memory.
+holds the kernel's uevent mutex while waiting for memory. It holds up the removal of a request's
+directory by a file in it whose reader sleeps.
 """
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EBUSY, EIO, ENODEV, ETIMEDOUT
 
 import kernel
 from case import Case, case
-from fence import Mount, Stopwatch, equal, name, true
+from fence import Call, Mount, Request, Stopwatch, equal, name, true
 from uevents import listening
 
 HOLD_SECONDS = 10
@@ -36,6 +38,28 @@ def hold_one(mount: Mount) -> None:
     while not mount.returns("held_uevents"):
         watch.at_most(5)
         time.sleep(0.005)
+
+
+@contextmanager
+def removal_held(mount: Mount, request: Request) -> Iterator[None]:
+    """Holds up the removal of a request's directory until the block ends, or for at most 10 s."""
+
+    def read() -> None:
+        with suppress(OSError):
+            (request.path / "hold").read_text()
+
+    equal(mount.returns(f"hold_readers {request.path.name} {HOLD_SECONDS * 1000}"), 0)
+    reader = threading.Thread(target=read)
+    reader.start()
+    watch = Stopwatch()
+    while not mount.returns("held_readers"):
+        watch.at_most(5)
+        time.sleep(0.005)
+    try:
+        yield
+    finally:
+        equal(mount.returns("release_readers"), 0)
+        reader.join()
 
 
 @case
@@ -129,6 +153,46 @@ def held_up_uevents_come_in_order(case: Case) -> None:
         mount.destroy()
         sent = [told.action for told in listener.events() if told.rid == name(0x10)]
     equal(sent, ["add", "remove"] * 5)
+
+
+@case
+def a_remove_uevent_is_sent_after_the_removal(case: Case) -> None:
+    """Free and stop send `remove` once the directory is gone, even if events are being sent."""
+    for function in ("free 10", "stop"):
+        mount = case.mount()
+        with listening() as listener:
+            request = mount.started(0x10)
+            equal([told.action for told in listener.next(1)], ["add"])
+            with removal_held(mount, request):
+                removing = mount.background(function).until_blocked()
+                equal([told.action for told in listener.events(0.3)], [], f"during {function}")
+                removing.stays_blocked()
+            equal(removing.answer(), 0)
+            equal([told.action for told in listener.next(1)], ["remove"], f"after {function}")
+
+
+@case
+def a_reader_holds_up_the_removal_only(case: Case) -> None:
+    """While free waits for a reader of the request's file, nothing but the list's changes waits."""
+    mount, other = case.mount(), case.mount()
+    request = mount.started(0x10)
+    fenced = mount.started(0x11)
+    with removal_held(mount, request):
+        removing: list[Call] = [mount.background("free 10").until_blocked()]
+        watch = Stopwatch()
+        fenced.set_fenced()
+        equal(mount.wait_fenced(1000), 0)
+        true(mount.wait_next(1000) > 0, "wait_next finds it")
+        equal(mount.reason_pending(0), 1)
+        equal(mount.drained(), (False, False))
+        equal(other.start(0x10), 0, "start of another mount")
+        other.stop()
+        watch.at_most(2)
+        removing.append(mount.background("start 12 10.0.0.7 0").until_blocked())
+        removing.append(mount.background("stop").until_blocked())
+        for call in removing:
+            call.stays_blocked()
+    equal([call.answer() for call in removing], [0, 0, 0])
 
 
 @case
