@@ -114,8 +114,9 @@ macro_rules! impl_has_delayed_work {
         // SAFETY: The constant only compiles if the field has the right type.
         unsafe impl $crate::linux::delayed_work::HasDelayedWork<$id> for $type {
             const OFFSET: usize = {
-                let _: fn(&$type) -> &$crate::linux::delayed_work::DelayedWork<$type, $id> =
-                    |this| &this.$field;
+                // A raw pointer: a reference would also be to what a smart pointer points to.
+                let _: fn(&$type) -> *const $crate::linux::delayed_work::DelayedWork<$type, $id> =
+                    |this| &raw const this.$field;
                 ::core::mem::offset_of!($type, $field)
             };
         }
