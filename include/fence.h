@@ -4,11 +4,12 @@
  * its cluster be fenced, and gets the results.
  *
  * A superblock is only an identity here: the module reads nothing from it except
- * for its device number.  Every function that returns an int returns -EINVAL for a
- * null pointer and, with a rate-limited line in the log, -ENODEV for a
+ * for its device number.  Every function that returns an errno returns -EINVAL for
+ * a null pointer and, with a rate-limited line in the log, -ENODEV for a
  * superblock that is not set up.  All are for task context.
  *
- * Only scoutfs_fence_destroy() waits for uevents, the console or another mount.
+ * Only scoutfs_fence_destroy() waits for uevents and the console, and none waits
+ * for another mount.
  * No function recurses into the filesystem to allocate memory.
  */
 #ifndef _SCOUTFS_FENCE_H_
@@ -30,7 +31,8 @@ enum {
 /*
  * Requests that the mount @rid, last seen at @ipv4_addr, be fenced.  Returns 0
  * once the request's directory is visible.  If @rid is listed already, adds the
- * reason to that request.  -ENOMEM.  May sleep.
+ * reason to that request.  -ENOMEM; -ENODEV also if the filesystem has removed
+ * the directory that it passed.  May sleep.
  */
 int scoutfs_fence_start(struct super_block *sb, u64 rid, __be32 ipv4_addr, int reason);
 
@@ -59,7 +61,8 @@ long scoutfs_fence_wait_next(struct super_block *sb, long timeout_jiffies);
 /*
  * Returns true if no request is listed: all were freed, not only fenced.
  * Sets @error if a listed request has failed.  For a superblock that is not set
- * up, returns false and sets @error.  Never sleeps.
+ * up, returns false and sets @error.  Returns false if @error is null.  Never
+ * sleeps.
  */
 bool scoutfs_fence_drained(struct super_block *sb, bool *error);
 
@@ -111,7 +114,8 @@ static inline int scoutfs_fence_setup_in_parent(struct super_block *sb)
 
 /*
  * The leader steps down: drops every request.  The mount may lead again later.
- * Waits for readers and writers of the requests' files only.  May sleep.
+ * Waits for other calls on this mount that change its requests, and for readers
+ * and writers of the requests' files.  May sleep.
  */
 void scoutfs_fence_stop(struct super_block *sb);
 

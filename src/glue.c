@@ -18,7 +18,7 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* KobjAttribute of src/linux/sysfs.rs mirrors this layout. */
+/* kobj_attribute of src/linux/sysfs.rs mirrors this layout. */
 static_assert(offsetof(struct kobj_attribute, attr) == 0);
 static_assert(offsetof(struct kobj_attribute, show) == sizeof(struct attribute));
 static_assert(offsetof(struct kobj_attribute, store) ==

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Tracepoints, in /sys/kernel/tracing/events/scoutfs_fence/.  The module's Rust
- * code emits them through src/glue.c, under the lock that orders the events.
+ * code emits them through src/glue.c; src/mount.rs says under which lock.
  *
  * @mount is the mount's label, which also begins its lines in the log.
  */

@@ -2,7 +2,7 @@
 
 //! Internet addresses as C code passes and prints them.
 //!
-//! The kernel crate of Linux 6.12 cannot print them.
+//! `core::net` prints some IPv6 addresses, as ISATAP's, in another way than the kernel.
 //!
 //! C headers: [`include/linux/socket.h`](srctree/include/linux/socket.h),
 //! [`include/uapi/linux/in6.h`](srctree/include/uapi/linux/in6.h)

@@ -9,8 +9,8 @@
 use kernel::bindings;
 pub(crate) use kernel::time::Jiffies;
 
-/// A timeout that never expires. Mirrors `MAX_SCHEDULE_TIMEOUT` of `include/linux/sched.h`.
-pub(crate) const MAX_SCHEDULE_TIMEOUT: Jiffies = Jiffies::MAX >> 1;
+/// A timeout that never expires.
+pub(crate) const MAX_SCHEDULE_TIMEOUT: Jiffies = kernel::task::MAX_SCHEDULE_TIMEOUT as Jiffies;
 
 /// The tick counter: 64 bits, which do not wrap in practice. Any context.
 pub(crate) fn jiffies() -> Jiffies {

@@ -34,10 +34,12 @@ use kernel::{
     page::PAGE_SIZE, //
 };
 
-/// `struct kobj_attribute`. Linux 7.3 has the callbacks in unions with callbacks that promise not
-/// to write to it, and bindgen names such fields differently. src/glue.c compares the layouts.
+/// Linux 7.3 has the callbacks in unions with callbacks that promise not to write to it, and bindgen
+/// names such fields differently. src/glue.c compares the layouts. The name is C's, as kernels with
+/// control-flow integrity compare the callbacks' types by it.
+#[allow(non_camel_case_types)]
 #[repr(C)]
-struct KobjAttribute {
+struct kobj_attribute {
     attr: bindings::attribute,
     show:
         Option<unsafe extern "C" fn(*mut bindings::kobject, *mut Self, *mut ffi::c_char) -> isize>,
@@ -53,7 +55,7 @@ struct KobjAttribute {
 /// The callbacks in `raw` are `show_raw::<T>` and `store_raw::<T>`.
 #[repr(C)]
 pub(crate) struct Attribute<T: 'static> {
-    raw: KobjAttribute,
+    raw: kobj_attribute,
     show: fn(&T, &mut Text<'_>) -> fmt::Result,
     store: fn(ArcBorrow<'_, T>, &CStr) -> Result,
 }
@@ -93,7 +95,7 @@ impl<T: Send + Sync> Attribute<T> {
         // Like as_char_ptr(), which is no const function on every kernel.
         attr.name = ptr::from_ref(name).cast();
         attr.mode = mode;
-        let raw = KobjAttribute {
+        let raw = kobj_attribute {
             attr,
             show: Some(show_raw::<T>),
             store: Some(store_raw::<T>),
@@ -105,7 +107,7 @@ impl<T: Send + Sync> Attribute<T> {
     /// The C attribute, by a pointer that is derived from the whole of `self`.
     fn as_raw(&'static self) -> *const bindings::attribute {
         const { assert!(offset_of!(Self, raw) == 0) };
-        const { assert!(offset_of!(KobjAttribute, attr) == 0) };
+        const { assert!(offset_of!(kobj_attribute, attr) == 0) };
         ptr::from_ref(self).cast()
     }
 }
@@ -197,7 +199,7 @@ impl<T: Send + Sync> AttributeDirectory<T> {
 /// # Safety
 ///
 /// `attr` must be from [`Attribute::<T>::as_raw`](Attribute).
-unsafe fn attribute<T>(attr: *const KobjAttribute) -> &'static Attribute<T> {
+unsafe fn attribute<T>(attr: *const kobj_attribute) -> &'static Attribute<T> {
     // SAFETY: `raw` is the first field, the pointer is derived from the whole, and all are static.
     unsafe { &*attr.cast() }
 }
@@ -219,7 +221,7 @@ unsafe fn data<'a, T>(kobj: *const bindings::kobject) -> ArcBorrow<'a, T> {
 /// with an active reference, which the removal of the directory drains.
 unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
-    attr: *mut KobjAttribute,
+    attr: *mut kobj_attribute,
     buf: *mut ffi::c_char,
 ) -> isize {
     // SAFETY: The attribute is that of a file of an `AttributeDirectory<T>`.
@@ -240,7 +242,7 @@ unsafe extern "C" fn show_raw<T: Send + Sync + 'static>(
 /// and with an active reference, which the removal of the directory drains.
 unsafe extern "C" fn store_raw<T: Send + Sync + 'static>(
     kobj: *mut bindings::kobject,
-    attr: *mut KobjAttribute,
+    attr: *mut kobj_attribute,
     buf: *const ffi::c_char,
     count: usize,
 ) -> isize {

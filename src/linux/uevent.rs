@@ -110,7 +110,8 @@ impl UeventSender {
     /// Sleeps, and waits for other tasks that send uevents. All listeners have been served when it
     /// returns.
     /// Errors: `EINVAL` if the name is longer than [`NAME`], or the variables than [`ENVIRONMENT`];
-    /// `ENOMEM`; `ENOBUFS` if a listener's buffer was full.
+    /// `ENOMEM`, or `ENOENT` if there was no memory for the path. A listener whose buffer is full
+    /// is no error.
     pub(crate) fn send(
         &mut self,
         name: &dyn fmt::Display,
