@@ -136,6 +136,35 @@ def unsafe_elsewhere_does_not_compile(kdir: Path) -> None:
             raise CaseFailed(f"nothing about {name}.rs in: {output[-2000:]}")
 
 
+# What C would take for the work item is a pointer to one.
+WORK_BEHIND_A_POINTER = """
+struct Wrong {
+    work: Arc<DelayedWork<Wrong, 0>>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<0> for Wrong { self.work }
+}
+
+impl DelayedWorkItem<0> for Wrong {
+    fn run(_: Arc<Self>) {}
+}
+"""
+
+
+@case
+def unsafe_offsets_do_not_compile(kdir: Path) -> None:
+    """The macro for delayed work refuses a field that only points to a work item."""
+
+    def change(copy: Path) -> None:
+        path = copy / "src" / "mount.rs"
+        path.write_text(path.read_text() + WORK_BEHIND_A_POINTER)
+
+    built, output = build_of(kdir, change)
+    if built or "mismatched types" not in output:
+        raise CaseFailed(f"{'built' if built else 'not built'}: {output[-2000:]}")
+
+
 @case
 def a_header_that_differs_does_not_compile(kdir: Path) -> None:
     """For every function, a signature in include/fence.h unlike the module's breaks the build."""
