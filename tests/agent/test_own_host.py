@@ -73,7 +73,7 @@ def test_a_copy_of_a_hosts_disk_knows_nothing_of_its_mounts(
     async def write() -> None:
         it = Records(str(tmp_path))
         it.add_mounted({rid(1)})
-        it.add_fenced(rid(2), "10.0.0.2", "somehow")
+        it.add_fenced(rid(2), "10.0.0.2", "", "somehow")
         await it.write()
         assert Records(str(tmp_path)).was_mounted_here(rid(1))
         other = tmp_path / "machine-id"
@@ -81,7 +81,7 @@ def test_a_copy_of_a_hosts_disk_knows_nothing_of_its_mounts(
         monkeypatch.setattr(records, "MACHINE", (str(other),))
         copy = Records(str(tmp_path))
         assert not copy.was_mounted_here(rid(1))
-        assert copy.fenced(rid(2), "10.0.0.2")
+        assert copy.fenced(rid(2), "10.0.0.2", "")
 
     asyncio.run(write())
 

@@ -159,6 +159,101 @@ def test_a_reload_lends_no_proof_to_another_host(world: World) -> None:
     assert fakes[1].actions() == ["off", "status"]
 
 
+def two_devices(world: World) -> list[Fake]:
+    """A device whose `off` waits for the file `go`, and one that cannot fence its host."""
+    waits, fails = (Fake(world.folder / f"device{number}") for number in (1, 2))
+    waits.does("off", f"while ! test -e {world.folder}/go; do sleep 0.05; done")
+    fails.does("off", "exit 1").does("status", "exit 0")
+    return [waits, fails]
+
+
+def test_a_corrected_address_takes_no_proof_of_its_former_host(world: World) -> None:
+    """Neither at once nor from a record: the device switched another host off."""
+    waits, fails = two_devices(world)
+    hosts = world.folder / "hosts"
+    text = (
+        "[node1]\naddress = 10.0.0.11{}\n" + f"agent = {waits.agent}\nip = a\n"
+        "[node2]\naddress = {}\n" + f"agent = {fails.agent}\nip = b\n"
+    )
+    hosts.write_text(text.format(", 10.0.0.12", "10.0.0.13"))
+    request = world.request(rid(1), address="10.0.0.12")
+    other = world.request(rid(2), address="10.0.0.11", mount="scoutfs/2")
+    agent = world.agent("exit 1", hosts=hosts, retry_pause=0.2)
+    until(waits.actions, "it is switched off")
+    hosts.write_text(text.format("", "10.0.0.12"))
+    agent.signal(signal.SIGHUP)
+    agent.says("says now")
+    (world.folder / "go").touch()
+    until_result(other, "fenced")
+    agent.says(f"rid {rid(1)} .*: not fenced yet, .*off failed.*; another attempt follows")
+    until(lambda: fails.actions().count("off") > 1, "it is tried again")
+    assert result(request) == ""
+    assert not world.remembers(rid(1))
+
+
+def test_a_corrected_device_is_the_one_that_proves(world: World) -> None:
+    """What the former device of the same host has proven is true of another host."""
+    waits, fails = two_devices(world)
+    hosts = world.folder / "hosts"
+    text = "[node1]\naddress = 10.0.0.11\nagent = {}\nip = a\n"
+    hosts.write_text(text.format(waits.agent))
+    request = world.request(rid(1), address="10.0.0.11")
+    agent = world.agent("exit 1", hosts=hosts, retries=0)
+    until(waits.actions, "it is switched off")
+    hosts.write_text(text.format(fails.agent))
+    agent.signal(signal.SIGHUP)
+    agent.says("says now")
+    (world.folder / "go").touch()
+    agent.says("not fenced yet, proven off .* the hosts file has changed since")
+    until_result(request, "error")
+    assert fails.actions()[0] == "off"
+    assert not world.remembers(rid(1))
+
+
+def test_a_record_counts_only_for_the_devices_that_proved_it(world: World) -> None:
+    """A corrected device is called for the next leader, even by the next agent."""
+    proves, fails = two_devices(world)
+    (world.folder / "go").touch()
+    hosts = world.folder / "hosts"
+    text = "[node2]\naddress = 10.0.0.12\nagent = {}\nip = a\n"
+    hosts.write_text(text.format(proves.agent))
+    request = world.request(rid(1), address="10.0.0.12")
+    agent = world.agent("exit 1", hosts=hosts, retries=0)
+    until_result(request, "fenced")
+    until(lambda: world.remembers(rid(1)), "it is written down")
+    remove(request)
+    agent.stop()
+    hosts.write_text(text.format(fails.agent))
+    agent = world.begin().says("serving")
+    again = world.request(rid(1), address="10.0.0.12", mount="scoutfs/another")
+    until_result(again, "error")
+    assert fails.actions()
+
+
+def test_a_record_without_its_host_is_not_used(world: World) -> None:
+    """Agents before this one did not write which devices had proven it."""
+    old = {"address": "10.0.0.1", "time": time.time(), "how": "somehow"}
+    content = {"machine": "", "fenced": {RID: old, rid(2): {**old, "host": ""}}, "mounted": {}}
+    world.state.mkdir()
+    write_state(str(world.state / "records"), content)
+    it = records.Records(str(world.state))
+    assert it.fenced(RID, "10.0.0.1", "") is None
+    assert it.fenced(rid(2), "10.0.0.1", "")
+    assert it.fenced(rid(2), "10.0.0.1", "a host") is None
+
+
+def test_another_command_does_not_undo_a_record(world: World) -> None:
+    request = world.request()
+    agent = world.agent("echo x >>record")
+    until_result(request, "fenced")
+    until(lambda: world.remembers(RID), "it is written down")
+    agent.stop()
+    remove(request)
+    world.configure("exit 1", run=world.command("exit 1", "another-command"))
+    world.begin()
+    until_result(world.request(mount="scoutfs/another"), "fenced")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("elapsed_secs", "soon"), ("elapsed_secs", "nan"), ("rid", ""), ("rid", "node7")],
@@ -518,13 +613,12 @@ def test_records_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     async def fill() -> None:
         it = records.Records(str(world.state))
         for number in range(5):
-            it.add_fenced(rid(number), "10.0.0.1", "somehow")
+            it.add_fenced(rid(number), "10.0.0.1", "", "somehow")
         it.add_mounted({rid(number) for number in range(5)})
         await it.write()
         again = records.Records(str(world.state))
-        assert [bool(again.fenced(rid(n), "10.0.0.1")) for n in range(5)] == [False] * 2 + [
-            True
-        ] * 3
+        kept = [bool(again.fenced(rid(n), "10.0.0.1", "")) for n in range(5)]
+        assert kept == [False, False, True, True, True]
         assert again.was_mounted_here(rid(0)), "what is mounted now is kept"
 
     asyncio.run(fill())

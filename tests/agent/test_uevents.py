@@ -309,7 +309,7 @@ def test_a_record_is_not_lost_with_files_that_cannot_be_opened(
     monkeypatch.setattr(RequestFiles, "__init__", refuse)
 
     async def act(server: Server) -> None:
-        server.records.add_fenced("00c0ffee00000001", "10.1.2.3", "somehow")
+        server.records.add_fenced("00c0ffee00000001", "10.1.2.3", "", "somehow")
         told(server, message("add"))
         await asyncio.sleep(0.1)
         (world.folder / "go").touch()

@@ -30,6 +30,8 @@ missing fence agent or secret does not affect other hosts' devices.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -185,6 +187,18 @@ class Host:
     def devices(self) -> Sequence[Device]:
         """The devices of all levels."""
         return [device for level in self.levels for device in level.devices]
+
+    @property
+    def digest(self) -> str:
+        """Digest of its name and of what its devices are: a proof counts only as long as it stays.
+
+        Without secrets, and without addresses, which are compared on their own.
+        """
+        levels = [
+            [(each.agent, each.prepare, each.unfence, each.name, each.identity) for each in devices]
+            for devices in (level.devices for level in self.levels)
+        ]
+        return hashlib.sha256(json.dumps([self.name, levels]).encode()).hexdigest()
 
 
 class Hosts:

@@ -7,7 +7,9 @@ wrote them; records of fencings count anywhere.
 Both are written to the state directory as they are made, by a thread, so a slow disk delays no
 answer. A lost record costs one more fencing; a wrong one would cost the filesystem. So a damaged
 file is put aside with an error in the log, and a record counts only for addresses of the host that
-it was made for.
+it was made for, and only while the hosts file gives that host the same name and devices: it may
+have been corrected since. A record of a fencing by the command counts for addresses that are not in
+the hosts file, whatever the command is now.
 
 Why a record may answer a request: a rid identifies one mount, and no mount gets a rid that was used
 before. A mount that could not write once can never write again.
@@ -42,7 +44,7 @@ class Records:
 
     def __init__(self, directory: str) -> None:
         self._path = os.path.join(directory, "records")
-        # By rid: address, time and how.
+        # By rid: address, time, how, and `host`: Host.digest, or "" if the command has fenced it.
         self._fenced: dict[str, dict[str, Any]] = {}
         # By rid: when it was first seen here.
         self._mounted: dict[str, float] = {}
@@ -60,11 +62,13 @@ class Records:
             if content["machine"] != machine():
                 mounted = {}
             for rid, record in fenced.items():
-                if now - float(record["time"]) < LONGEST:
+                # Agents before this one did not record the host: which devices it had is unknown.
+                if "host" in record and now - float(record["time"]) < LONGEST:
                     self._fenced[rid] = {
                         "address": str(record["address"]),
                         "time": float(record["time"]),
                         "how": str(record["how"]),
+                        "host": str(record["host"]),
                     }
             self._mounted = {rid: float(since) for rid, since in mounted.items()}
         except (StateError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -78,19 +82,21 @@ class Records:
             with suppress(OSError):
                 os.replace(self._path, f"{self._path}.damaged")
 
-    def fenced(self, rid: str, address: str) -> str | None:
-        """How the rid was proven fenced at this address before, or None."""
+    def fenced(self, rid: str, address: str, host: str) -> str | None:
+        """How the rid was proven fenced at this address of this host before, or None.
+
+        `host` is Host.digest, or an empty string if the hosts file does not have the address.
+        """
         record = self._fenced.get(rid)
-        if record is None or record["address"] != address:
+        if record is None or (record["address"], record["host"]) != (address, host):
             return None
         return f"{record['how']}, on {_date(record['time'])}"
 
-    def add_fenced(self, rid: str, address: str, how: str) -> None:
-        """Records that a rid is fenced for good; keeps the first proof."""
-        before = self._fenced.get(rid)
-        if before is not None and before["address"] == address:
+    def add_fenced(self, rid: str, address: str, host: str, how: str) -> None:
+        """Records that a rid is fenced for good, for fenced(); keeps the first proof."""
+        if self.fenced(rid, address, host) is not None:
             return
-        self._fenced[rid] = {"address": address, "time": time.time(), "how": how}
+        self._fenced[rid] = {"address": address, "time": time.time(), "how": how, "host": host}
         _drop_oldest(self._fenced)
         self._changed.set()
 

@@ -13,11 +13,13 @@ leader requests the same mount, and its request joins.
      its fencing is requested, so this includes requests made by that time, and requests for a rid
      that was pending when the attempt began. A later request may be for the host's next mount, and
      needs another attempt. A command that fences one mount answers only for that mount's rid.
-     The request's address must be one that the attempt's host had when the attempt began.
+     The request's address must be one that the attempt's host had when the attempt began, and that
+     the hosts file still gives to a host of that name with the same devices: it may have been
+     corrected meanwhile.
 
   2. _known(), from a record: this agent, or one before it, has recorded that the rid was proven
-     fenced at this address, or at another one that the hosts file gives to the same host. No mount
-     gets a rid that was used before.
+     fenced at this address, or at another one that the hosts file gives to the same host, which has
+     the devices that it had then. No mount gets a rid that was used before.
 
   3. _known(), from an administrator's acknowledgement, which was confirmed and is logged with the
      login. It counts until it expires or is withdrawn.
@@ -396,13 +398,15 @@ class Scheduler:
         """How the mount was fenced before, at an address of the same host, or None."""
         if self._records is None:
             return None
+        rid, digest = served.request.rid, _digest(host)
         addresses = [served.address, *map(str, host.addresses if host else ())]
-        found = (self._records.fenced(served.request.rid, address) for address in addresses)
+        found = (self._records.fenced(rid, address, digest) for address in addresses)
         return next(filter(None, found), None)
 
     def _record(self, rid: str, address: str, how: str) -> None:
         if self._records is not None and rid != NO_RID:
-            self._records.add_fenced(rid, address, how)
+            digest = _digest(self.settings.hosts.host(address))
+            self._records.add_fenced(rid, address, digest, how)
 
     # Answering the kernel.
 
@@ -622,6 +626,14 @@ class Scheduler:
         for served in list(fencing.pending.values()):
             if not attempt.answers(served.request, served.address):
                 continue
+            if not self._is_still(attempt, served.address):
+                # Another attempt follows at once.
+                served.log(
+                    f"not fenced yet, {proof.how}, but the hosts file has changed since: it gives "
+                    f"{served.address} to another host, or other devices to that host",
+                    level=log.WARNING,
+                )
+                continue
             if mounts.has(served.request.rid):
                 why = f"{proof.how}, but this host still has the mount"
                 self._not_proven([served], attempt, why)
@@ -630,8 +642,15 @@ class Scheduler:
             self._fenced(served, proof.how, attempt.began)
         # Also for requests that are gone meanwhile: the next leader requests the same mounts.
         for rid, address in attempt.rids.items():
-            if not mounts.has(rid):
+            if not mounts.has(rid) and self._is_still(attempt, address):
                 self._record(rid, address, proof.how)
+
+    def _is_still(self, attempt: Attempt, address: str) -> bool:
+        """Whether the current hosts file has the attempt's host, with its devices, at an address.
+
+        If a command fences the address, whether the hosts file still does not have it.
+        """
+        return _digest(self.settings.hosts.host(address)) == _digest(attempt.host)
 
     def _not_proven(self, covered: list[ServedRequest], attempt: Attempt, why: str) -> None:
         """An attempt has failed: retries each request, or fails it."""
@@ -777,6 +796,11 @@ def _spelling(address: str) -> str:
         return str(parse_address(address))
     except ValueError:
         return address
+
+
+def _digest(host: Host | None) -> str:
+    """What a record says of a host, which is None if the command fences the address."""
+    return host.digest if host else ""
 
 
 def _why_not_here(request: Request, knowledge: Knowledge) -> str:
