@@ -218,6 +218,23 @@ def test_own_host_is_let_in_at_the_start(world: World, fake: Fake) -> None:
     assert "plug=1" in (fake.folder / "input.on").read_text().split()
 
 
+def test_no_host_is_let_in_whose_address_has_moved_here(world: World, fake: Fake) -> None:
+    """It may be fenced, and run: `on` would give it access again."""
+    fake.says('automatic="0"', 'automatic="1"')
+    fake.does("on", "touch in").does("status", "[ -e in ] && exit 0; exit 2")
+    hosts = hosts_file(world, fake, "unfence = yes\nplug = 1\n", address="127.0.0.1")
+    with hosts.open("a") as file:
+        file.write(
+            f"[node2]\naddress = 127.0.0.2\nagent = {fake.agent}\nip = 10.0.9.11\n"
+            "unfence = yes\nplug = 2\n"
+        )
+    agent = world.agent(hosts=hosts, monitor=0)
+    assert "on" not in fake.actions()
+    agent.signal(signal.SIGHUP)
+    agent.says("says now")
+    assert len(agent.lines("this host has addresses of node1, node2, so which")) == 1
+
+
 def test_an_agent_stops_while_its_own_host_is_let_in(world: World, fake: Fake) -> None:
     """A slow device does not delay the agent's exit."""
     fake.says('automatic="0"', 'automatic="1"').does("status", "touch asked; sleep 60")

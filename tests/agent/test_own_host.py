@@ -114,6 +114,23 @@ def test_an_address_that_may_have_moved_here_is_no_proof(world: World) -> None:
     assert switched(fake) == []
 
 
+def test_an_address_that_has_moved_here_is_no_proof(world: World) -> None:
+    """This host has an address of its own besides: the other host may still write."""
+    fake = Fake(world.folder / "device")
+    hosts = world.folder / "hosts"
+    begin = f"agent = {fake.agent}\nplug = {{number}}\nip = 10.0.9.1\n"
+    hosts.write_text(
+        f"[defaults]\n{begin}[node1]\naddress = 127.0.0.1\n[node2]\naddress = {own()}\n"
+    )
+    agent = world.agent("exit 1", hosts=hosts, monitor=0)
+    for number in (1, 2):
+        request = world.request(rid(number), address=own(), mount=f"scoutfs/{number}")
+        until_result(request, "error", 5)
+    agent.says("could not be fenced, .* is an address of this host, and nothing tells")
+    assert len(agent.lines("this host has addresses of node1, node2, so which")) == 1
+    assert fake.actions() == []
+
+
 @pytest.mark.parametrize("tells", [True, False])
 def test_a_mount_that_this_host_has_cannot_be_fenced_here(world: World, tells: bool) -> None:
     mounted(world, 1, tells)

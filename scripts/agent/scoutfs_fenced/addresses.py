@@ -10,6 +10,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Union
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
@@ -70,7 +71,7 @@ def own_addresses() -> set[Address]:
                     own |= _addresses(content)
 
 
-def is_own(address: Address, own: set[Address]) -> bool:
+def is_own(address: Address, own: AbstractSet[Address]) -> bool:
     """Whether an address is one of `own`, which own_addresses() returned, or a loopback address."""
     return address.is_loopback or address in own
 

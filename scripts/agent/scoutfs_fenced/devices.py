@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from scoutfs_fenced import events, log
-from scoutfs_fenced.addresses import is_own, own_addresses
+from scoutfs_fenced.addresses import own_addresses
 from scoutfs_fenced.device import Calls, DeviceError, Silent, Unusable
 from scoutfs_fenced.events import Events
 from scoutfs_fenced.hosts import TIMING, Device, Host, Hosts
@@ -93,6 +93,8 @@ class Devices:
         # and why others could not.
         self._let_in: set[tuple[str, ...]] = set()
         self._shut_out: dict[tuple[str, ...], str] = {}
+        # Which host this is, as far as that is not known: a sentence that was logged.
+        self._doubt = ""
         self._changed = asyncio.Event()
 
     def set_hosts(self, hosts: Hosts) -> None:
@@ -127,14 +129,25 @@ class Devices:
         )
 
     def own_hosts(self) -> list[Host]:
-        """This agent's own host in the hosts file: one, or none."""
+        """This agent's own host in the hosts file: one, or none if that is not known."""
         try:
             own = own_addresses()
         except OSError as error:
             # Loopback addresses are known anyway; whatever needs others does nothing.
             log.event(f"this host's own addresses cannot be read: {error}", level=log.ERROR)
             own = set()
-        return [host for host in self.hosts if any(is_own(each, own) for each in host.addresses)]
+        found = self.hosts.having(own)
+        if len(found) <= 1:
+            self._doubt = ""
+            return found
+        doubt = (
+            f"this host has addresses of {', '.join(host.name for host in found)}, so which of "
+            "them it is cannot be known; no device lets it in"
+        )
+        if doubt != self._doubt and any(device.unfence for device in _devices(found)):
+            log.event(doubt, level=log.ERROR)
+            self._doubt = doubt
+        return []
 
     def _own(self, device: Device) -> Device | None:
         """The device that lets in this agent's own host as `device` lets in another, or None."""

@@ -37,10 +37,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scoutfs_fenced.addresses import Address, parse_address
+from scoutfs_fenced.addresses import Address, is_own, parse_address
 from scoutfs_fenced.metadata import key_of
 
 # A range is part of a host's name: node[1-16,20].
@@ -217,6 +218,14 @@ class Hosts:
             return self._by_address.get(parse_address(address))
         except ValueError:
             return None
+
+    def having(self, own: AbstractSet[Address]) -> list[Host]:
+        """The hosts that have an address of the agent's host, whose addresses are `own`.
+
+        If there are several, none of them is known to be the agent's host: the addresses of the
+        others have moved there, by failover or by hand, and they may still run.
+        """
+        return [host for host in self._hosts if any(is_own(each, own) for each in host.addresses)]
 
     def by_name(self, name: str) -> Host | None:
         """The host with this name, or None."""

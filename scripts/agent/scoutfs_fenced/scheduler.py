@@ -29,7 +29,7 @@ leader requests the same mount, and its request joins.
      does not show it. The address alone is no proof: it may have moved here from a host that still
      writes. So in addition the agent's own record of this host's mounts must include the mount, or
      the address must be a loopback address, or one that the hosts file gives to a host all of whose
-     addresses are this host's.
+     addresses are this host's, while this host has no address of any other host of the file.
 
 None of these answers for a mount that sysfs shows on this host, which is checked before and after
 each attempt. No device fences an address of this host.
@@ -392,7 +392,15 @@ class Scheduler:
         with suppress(ValueError):
             if parse_address(request.address).is_loopback:
                 return True
-        return host is not None and all(is_own(each, self._own) for each in host.addresses)
+        if host is None or not all(is_own(each, self._own) for each in host.addresses):
+            return False
+        found = self.settings.hosts.having(self._own)
+        if len(found) > 1:
+            self._complain(
+                f"this host has addresses of {', '.join(each.name for each in found)}, so which of "
+                "them it is cannot be known; no address tells that a mount was one of this host"
+            )
+        return len(found) == 1
 
     def _recorded(self, served: ServedRequest, host: Host | None) -> str | None:
         """How the mount was fenced before, at an address of the same host, or None."""
