@@ -137,7 +137,8 @@ def test_real_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             well,
             well + "lanplsu = 1\n",
             well.replace(str(bmc.port), str(free_port())) + "limit = 3\n",
-            well.replace(str(bmc.password_file), str(wrong)),
+            # Its default, so that this counts as another device.
+            well.replace(str(bmc.password_file), str(wrong)) + "privlvl = administrator\n",
         )
     finally:
         bmc.end()

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from bmc import PASSWORD, Bmc, free_port
 from fake import SECRET, Fake
 from scoutfs_fenced import device, process
 from scoutfs_fenced.devices import Devices
-from scoutfs_fenced.hosts import Device, Host, Level, read_hosts
+from scoutfs_fenced.hosts import Device, Host, Level, Value, read_hosts
 from scoutfs_fenced.levels import LevelsError, Proof, fence_host, turn
 
 
@@ -243,7 +244,9 @@ def test_silent_device_is_taken_last(fake: Fake, other: Fake) -> None:
     """After a device has timed out, the next fencing does not wait for it."""
     devices = Devices("/nowhere")
     fake.does("off", "sleep 100").does("status", "sleep 100")
-    levels = fake.level(limit=1), other.level(level=2)
+    second = other.level(level=2)
+    second = replace(second, values={**second.values, "ip": Value(4, "ip", "10.0.9.12")})
+    levels = fake.level(limit=1), second
     assert Outcome(*levels, devices=devices).by
     before = fake.actions()
     assert before

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fake import Fake
 from scoutfs_fenced import devices as devices_module
-from scoutfs_fenced.device import Calls, DeviceError
+from scoutfs_fenced.device import Calls, DeviceError, Silent
 from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.hosts import Device, Host, Hosts, Level, Value, read_hosts
 from support import World, rid, until, until_result
@@ -181,6 +181,20 @@ def test_what_is_missing_is_looked_for_again(
     asyncio.run(watch())
 
 
+def test_a_device_that_is_corrected_counts_as_silent_no_more(fake: Fake) -> None:
+    """Its login was wrong; it is tried in its turn again, and reported as unknown."""
+    device = outlet(fake, 1)
+    it = known(device)
+    it.failed(device, Silent("no answer"))
+    assert it.is_silent(device)
+    it.set_hosts(it.hosts)
+    assert it.is_silent(device) and it.states()[0].state == "silent"
+    corrected = replace(device, values={**device.values, "login": Value(6, "login", "me")})
+    it.set_hosts(Hosts([Host(device.host, [], [Level(1, [corrected])])]))
+    assert not it.is_silent(corrected)
+    assert it.states()[0].state == "unknown"
+
+
 def test_status_tells_of_devices_and_of_a_reload_that_was_refused(world: World, fake: Fake) -> None:
     """`status` shows what needs fixing until it is fixed."""
     hosts = hosts_file(world, fake, "colour = red\n")
@@ -318,7 +332,8 @@ def test_a_reservation_that_was_lost_proves_nothing(tmp_path: Path, fake: Fake) 
     path = tmp_path / "hosts"
     path.write_text(
         f"[defaults]\nagent = {fake.agent}\nip = 10.0.9.11\nunfence = yes\nplug = {{number}}\n"
-        "[me1]\naddress = 127.0.0.1\n[node2]\naddress = 10.0.0.12\n"
+        f"[me1]\naddress = 127.0.0.1\npassword_file = {fake.secret}\n"
+        "[node2]\naddress = 10.0.0.12\n"
     )
     hosts = read_hosts(str(path))
     node2 = next(iter(hosts.by_name("node2").devices))  # type: ignore[union-attr]

@@ -160,6 +160,37 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: 
         assert re.search(pattern, what), what
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("agent = fence_apc\nip = a\nusername = one", "agent = fence_apc\nip = a\nusername = two"),
+        ("agent = fence_apc\nip = a\nlogin = one", "agent = fence_apc\nip = a\nusername = one"),
+        ("agent = fence_apc\nip = a\npassword_file = /a", "agent = fence_apc\nip = a"),
+        ("agent = fence_apc\nip = a\nidentity_file = /a", "agent = fence_apc\nip = a"),
+        ("agent = fence_apc\nip = a\nplug = 1", "agent = fence_apc\nipaddr = a\nport = 1"),
+        ("agent = fence_apc\nip = a", "agent = /usr/sbin/fence_apc\nip = a"),
+        ("agent = fence_apc\nip = a\nplug = 1", 'agent = fence_apc\nip = "A"\nplug = "1"'),
+        ("agent = fence_apc\nip = a\ndelay = 1", "agent = fence_apc\nip = a\npower-wait = 2"),
+    ],
+)
+def test_two_hosts_must_not_have_one_device(tmp_path: Path, first: str, second: str) -> None:
+    """However the device is written."""
+    text = f"[a]\naddress = 10.0.0.1\n{first}\n[b]\naddress = 10.0.0.2\n{second}\n"
+    line, what = mistake(tmp_path, text)
+    assert line == 3 + len(first.splitlines())
+    assert "same device as level 1 of a in line 1" in what
+
+
+@pytest.mark.parametrize("values", [("ip", "{host}.kuwait.example.com"), ("plug", "sleepy-{host}")])
+def test_a_value_that_reads_like_a_time_tells_devices_apart(
+    tmp_path: Path, values: tuple[str, str]
+) -> None:
+    name, value = values
+    text = f"[defaults]\nagent = fence_apc\n{name} = {value}\n"
+    hosts = read(tmp_path, f"{text}[a]\naddress = 10.0.0.1\n[b]\naddress = 10.0.0.2\n")
+    assert [host.name for host in hosts] == ["a", "b"]
+
+
 def test_secrets_must_not_stand_in_the_file(tmp_path: Path, agent: Path) -> None:
     """A literal secret is refused, whatever its parameter's name, and not repeated in messages."""
     begin = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\n"

@@ -24,7 +24,7 @@ from scoutfs_fenced import events, log
 from scoutfs_fenced.addresses import own_addresses
 from scoutfs_fenced.device import Calls, DeviceError, Silent, Unusable
 from scoutfs_fenced.events import Events
-from scoutfs_fenced.hosts import TIMING, Device, Host, Hosts
+from scoutfs_fenced.hosts import Device, Host, Hosts
 from scoutfs_fenced.metadata import MetadataCache
 from scoutfs_fenced.registrations import Registrations
 from scoutfs_fenced.sessions import Sessions
@@ -40,7 +40,7 @@ ANSWER = 30.0
 UNFENCE = 20.0
 
 # Parameters that identify a host at a device that lets hosts in.
-HOST_PARAMETERS = ("key", "plug", "port", "nodename")
+HOST_PARAMETERS = ("key", "plug", "nodename")
 
 # Directories of mounts in sysfs: with any, this host may be writing.
 MOUNTS = ("fs/scoutfs", "fs/scoutfs_fence")
@@ -105,12 +105,13 @@ class Devices:
         self._states = {}
         for device in _devices(hosts):
             state = before.get(_place(device))
-            same = state is not None and state.device.identity == device.identity
-            self._states[_place(device)] = (
-                DeviceState(device, state.state, state.since, state.why)
-                if same and state is not None
-                else DeviceState(device, since=time.time())
-            )
+            if state is not None and _written(state.device) == _written(device):
+                state = DeviceState(device, state.state, state.since, state.why)
+            else:
+                # It may have been corrected, so that it answers now.
+                self._silent.pop(device.identity, None)
+                state = DeviceState(device, since=time.time())
+            self._states[_place(device)] = state
         self._changed.set()
 
     def states(self) -> list[DeviceState]:
@@ -151,8 +152,9 @@ class Devices:
 
     def _own(self, device: Device) -> Device | None:
         """The device that lets in this agent's own host as `device` lets in another, or None."""
+        shared = device.identity_without(HOST_PARAMETERS)
         for own in _devices(self.own_hosts()):
-            if own.unfence and _shared(own) == _shared(device):
+            if own.unfence and own.identity_without(HOST_PARAMETERS) == shared:
                 return own
         return None
 
@@ -340,16 +342,9 @@ def _place(device: Device) -> tuple[str, ...]:
     return device.host, str(device.level), device.name
 
 
-def _shared(device: Device) -> tuple[str, ...]:
-    """What the devices of several hosts have in common if they are one device."""
-    return (
-        os.path.basename(device.agent),
-        *sorted(
-            f"{key}={value.value}"
-            for key, value in device.values.items()
-            if key not in HOST_PARAMETERS and not TIMING.match(key)
-        ),
-    )
+def _written(device: Device) -> tuple[str, dict[str, str]]:
+    """The agent and all parameters, as in the hosts file."""
+    return device.agent, {key: value.value for key, value in device.values.items()}
 
 
 def _ignore(_line: str) -> None:

@@ -36,7 +36,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,8 +76,13 @@ SECRET_SCRIPT = re.compile(r".*passw(or)?d_script")
 # With these, agents also write to the system's log and to files, secrets included.
 TALKATIVE = ("verbose", "verbose_level", "debug", "debug_file")
 
-# Timing parameters, which do not tell one device from another.
-TIMING = re.compile(r".*(timeout|wait|delay|sleep)|retry_on|retries")
+# Parameters that do not tell one device from another: times and logins. So do secrets' files.
+TIME_OR_LOGIN = re.compile(
+    r".*(timeout|wait|delay|sleep)|retry_on|retries|login|.*user(name)?|identity_file"
+)
+
+# Old names of parameters that do, which fence agents still accept.
+PRESENT_NAMES = {"ipaddr": "ip", "port": "plug"}
 
 # After a fence agent's own `reboot` the power is on, which proves nothing. So a reboot here is
 # `off`, the proof, and `on`.
@@ -144,9 +149,20 @@ class Device:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """The agent and its parameters without timing: equal for two entries of one device."""
-        values = (f"{key}={value.value}" for key, value in self.values.items())
-        return self.agent, *sorted(value for value in values if not TIMING.match(value))
+        """Which device it is: equal for two entries of one device, however they are written."""
+        return self.identity_without(())
+
+    def identity_without(self, names: Collection[str]) -> tuple[str, ...]:
+        """The agent's name and those parameters that tell devices apart, except some."""
+        parts = []
+        for key, value in self.values.items():
+            name = PRESENT_NAMES.get(key, key)
+            if name in names or TIME_OR_LOGIN.fullmatch(name) or secret_of(name):
+                continue
+            # Fence agents strip quotation marks.
+            text = value.value.strip('"')
+            parts.append(f"{name}={text.lower() if name == 'ip' else text}")
+        return os.path.basename(self.agent), *sorted(parts)
 
     def says(self, *names: str) -> str:
         """The value of the first of these parameters that is set, or an empty string."""
@@ -508,7 +524,8 @@ class Reader:
             raise HostsError(
                 device.line,
                 f"this is the same device as {_place(other)} in line {other.line}: the same agent "
-                f"with the same parameters; give {_place(device)} its own",
+                "with the same parameters, except for logins and times; "
+                f"give {_place(device)} its own",
             )
 
 

@@ -3,8 +3,8 @@
 
 A device that keeps hosts out by their name (`unfence` in the hosts file) says "off" for a misspelt
 name too. Once it has said "on" for a host, the name is right; this is recorded here, also for later
-agents. The record is a digest of the fence agent's name and parameters: if any of them changes, it
-no longer counts.
+agents. The record is a digest of Device.identity, the fence agent's name and those parameters that
+say which device and which host it is: if any of them changes, it no longer counts.
 """
 
 from __future__ import annotations
