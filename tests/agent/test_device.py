@@ -140,16 +140,38 @@ def test_status_is_asked_until_it_is_off(fake: Fake) -> None:
     assert fake.actions() == ["off", "status", "status", "status"]
 
 
-@pytest.mark.parametrize("text", ["usage: fence_it [-h]", "Traceback (most recent call last):"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "usage: fence_it [-h]",
+        "Traceback (most recent call last):",
+        "cannot open key: No such file or directory at /usr/sbin/fence_it line 12.",
+        "Can\\047t locate Net/Telnet.pm in @INC (you may need to install the module)",
+        "Died at /usr/sbin/fence_it line 7, <STDIN> line 3.",
+        "grep: /etc/plugs: No such file or directory",
+        "grep: /etc/plugs: Permission denied",
+        "panic: runtime error: invalid memory address or nil pointer dereference",
+        "goroutine 1 [running]:",
+    ],
+)
 def test_status_that_complains_is_no_answer(fake: Fake, text: str) -> None:
     """Exit status 2 with a usage text or stack trace is retried once, and never means "off"."""
-    fake.does("status", f"[ -e once ] || {{ touch once; echo '{text}'; exit 2; }}")
+    say = f"printf '{text}\\n'"
+    fake.does("status", f"[ -e once ] || {{ touch once; {say}; exit 2; }}")
     assert Outcome(fake.level()).by
     assert fake.actions() == ["off", "status", "status"]
-    fake.does("status", f"echo '{text}' >&2; exit 2")
+    fake.does("status", f"{say} >&2; exit 2")
     outcome = Outcome(fake.level(limit=4))
     assert not outcome.by
     assert "with a complaint" in outcome.problem
+
+
+def test_status_with_a_warning_is_an_answer(fake: Fake) -> None:
+    """Fence agents warn of much that does not matter."""
+    text = "WARNING:root:Parse error: Ignoring unknown option, panic is off on line 3"
+    fake.does("status", f"echo '{text}' >&2; echo Status: OFF; exit 2")
+    assert Outcome(fake.level()).by
+    assert fake.actions() == ["off", "status"]
 
 
 def test_agent_that_cannot_be_run(fake: Fake) -> None:

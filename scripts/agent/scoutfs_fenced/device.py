@@ -7,8 +7,10 @@ in its exit status. A device has fenced its host if and only if all of these hol
 - Its action `off` was called, and then `status`: a host that was off before may have been switched
   on in between, so an earlier status proves nothing.
 - That `status` ended by itself with exit status 2. A shell, Python and getopt also exit with 2, if
-  they cannot run a program or reject its arguments; so a `status` that prints a usage or a stack
-  trace is repeated once, and does not count as "off" if it does so again.
+  they cannot run a program or reject its arguments; so do Perl, grep and ls if a file is missing,
+  and Go if it crashes. So a `status` that prints a usage, a stack trace or such an error is
+  repeated once, and does not count as "off" if it does so again. Other output is no reason: many
+  fence agents print warnings.
 - The host's own parameters were used, the agent knew all of them (it would ignore an unknown one
   and act on another outlet), and no other host has the same ones (hosts.py).
 
@@ -59,7 +61,11 @@ STATUS = {0: "on", 2: "off"}
 # Output of programs that exit with status 2 for another reason than a host that is off.
 COMPLAINT = re.compile(
     r"(?i)\busage:|Traceback \(most recent call last\)|unrecognized (option|argument)"
-    r"|invalid option|requires an argument|can't open file|syntax ?error|cannot execute",
+    r"|invalid option|requires an argument|can't open file|syntax ?error|cannot execute"
+    # A failed open() in Perl, whose die() exits with errno 2, and grep, ls and the like.
+    r"|No such file or directory|Permission denied|Is a directory|Can't locate| at \S+ line \d+"
+    # Go.
+    r"|\bpanic:|\bgoroutine \d",
 )
 
 # Agents with this parameter expose the password to every user, on ipmitool's command line in /proc.
