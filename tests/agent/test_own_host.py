@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 from fake import Fake
-from scoutfs_fenced import records
+from scoutfs_fenced import records, scheduler
 from scoutfs_fenced.addresses import own_addresses
+from scoutfs_fenced.configuration import Configuration
+from scoutfs_fenced.hosts import read_hosts
 from scoutfs_fenced.mounts import read_mounts
 from scoutfs_fenced.records import Records
-from support import RID, Agent, World, remove, rid, until, until_result
+from scoutfs_fenced.request import Request, RequestFiles, read_request
+from scoutfs_fenced.scheduler import Scheduler
+from support import RID, Agent, World, remove, result, rid, until, until_result
 
 LEADER = "quorum_block_leader"
 
@@ -191,6 +197,36 @@ def test_a_record_or_a_word_is_no_answer_for_a_mount_that_is_here(world: World) 
     until_result(again, "error", 5)
     assert agent.lines("this host has the mount")
     assert len(switched(fake)) == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.12"])
+def test_no_device_is_used_while_a_failure_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], address: str
+) -> None:
+    """Neither for this host nor for the one that has an address of its mount by now."""
+    fake = Fake(world.folder / "device")
+    hosts = world.folder / "hosts"
+    hosts.write_text(f"[node1]\naddress = {address}\nagent = {fake.agent}\nip = 10.0.9.1\n")
+    mounted(world, 1)
+    directory = world.request(rid(1), address=address)
+    request = read_request(str(directory), str(world.sysfs), 15.0)
+
+    def no_more_files(_request: Request) -> RequestFiles:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def serve() -> None:
+        settings = Configuration("", hosts=read_hosts(str(hosts)), retry_pause=0)
+        it = Scheduler(settings, str(world.sysfs))
+        monkeypatch.setattr(scheduler, "RequestFiles", no_more_files)
+        it.add([request])
+        await asyncio.sleep(1)
+        assert capfd.readouterr().out.count("Too many open files") < 20, "it pauses"
+        monkeypatch.undo()
+        await asyncio.sleep(0.5)
+
+    asyncio.run(serve())
+    assert result(directory) == "error"
+    assert fake.actions() == []
 
 
 # Contents of sysfs.

@@ -72,6 +72,9 @@ SECONDS_OVER = 5.0
 # Seconds for which Knowledge is reused.
 FRESH = 0.2
 
+# Shortest pause in seconds before a retry, whatever the configuration says.
+SHORTEST_PAUSE = 0.1
+
 # The rid of a fencing by hand, which is for no mount.
 NO_RID = "0" * 16
 
@@ -230,7 +233,8 @@ class Scheduler:
             names = {"host": host.name} if host else {}
             self.events.publish(events.REQUEST_BEGUN, **served.request.fields(), **names)
             served.enter("waiting")
-            if not self._answer_known(served, knowledge):
+            self._answer_known(served, knowledge)
+            if served.state != "done":
                 self._queue(served)
 
     def remove(self, directory: str) -> None:
@@ -339,26 +343,34 @@ class Scheduler:
             log.event(message, level=log.ERROR)
 
     def _answer_known(self, served: ServedRequest, knowledge: Knowledge) -> bool:
-        """Answers a request from what is known; returns whether it was answered."""
+        """Answers a request from what is known; returns whether an answer is known.
+
+        If so, no attempt may be made for it, even if the answer could not be written yet: no device
+        fences this host, or the host that has an address of a mount of this one by now.
+        """
         request = served.request
         host = self.settings.hosts.host(request.address)
         own = self._is_own(request.address, host)
         if served.by_hand is not None:
             if own:
                 self._failed(served, f"{request.address} is an address of this host")
+                return True
         elif knowledge.mounts.has(request.rid):
             # No record or acknowledgement can be right, and no device would fence this mount.
             if host is not None:
                 self._failed(served, "this host has the mount: it cannot fence itself; unmount it")
+                return True
         else:
             how = self._known(served, host, knowledge)
             if how is not None:
                 self._fenced(served, how)
-            elif own and host is not None:
+                return True
+            if own and host is not None:
                 self._failed(served, _why_not_here(request, knowledge))
+                return True
             # An own address that is not in the hosts file is left to the command: one that unmounts
             # looks for the mount itself.
-        return served.state == "done"
+        return False
 
     def _known(self, served: ServedRequest, host: Host | None, knowledge: Knowledge) -> str | None:
         """How a mount is known to be fenced; None if it is not known."""
@@ -446,7 +458,7 @@ class Scheduler:
         except _CannotOpenError as error:
             # Such as too many open files. If it is fenced, the record answers it later.
             served.log(f"{ending}, but its files cannot be opened: {error}", level=log.ERROR)
-            served.not_before = now + self.settings.retry_pause
+            served.not_before = now + self._pause()
             if now < served.answer_by:
                 return
         except _AnsweredError as error:
@@ -533,6 +545,8 @@ class Scheduler:
                 ready = [each for each in fencing.pending.values() if each.not_before <= now]
                 if ready:
                     await self._wait_and_attempt(fencing, min(each.urgency() for each in ready))
+                    # It may not have waited for anything.
+                    await asyncio.sleep(0)
                     continue
                 until = min(each.not_before for each in fencing.pending.values())
                 with suppress(asyncio.TimeoutError):
@@ -558,11 +572,13 @@ class Scheduler:
         async with self._slots.slot(fencing.place):
             fencing.place = None
             knowledge = self._look()
-            for served in list(fencing.pending.values()):
-                if self._is_open(served):
-                    self._answer_known(served, knowledge)
+            unanswered = [
+                served
+                for served in list(fencing.pending.values())
+                if self._is_open(served) and not self._answer_known(served, knowledge)
+            ]
             now = time.monotonic()
-            ready = [each for each in fencing.pending.values() if each.not_before <= now]
+            ready = [each for each in unanswered if each.not_before <= now]
             if ready:
                 await self._attempt(fencing, min(ready, key=ServedRequest.urgency))
 
@@ -665,7 +681,7 @@ class Scheduler:
         now = time.monotonic()
         duration = f"{now - attempt.began:.3f}"
         ending = f"{why} after {duration} s"
-        pause, retries = self.settings.retry_pause, self.settings.retries
+        pause, retries = self._pause(), self.settings.retries
         if all(served.state == "done" for served in covered):
             log.event(
                 f"not fenced, {ending}; no request waits for it",
@@ -688,6 +704,9 @@ class Scheduler:
                 level=log.WARNING,
                 duration=duration,
             )
+
+    def _pause(self) -> float:
+        return max(SHORTEST_PAUSE, self.settings.retry_pause)
 
     # By hand.
 
@@ -723,7 +742,8 @@ class Scheduler:
         served.log(f"is to be fenced by hand, by the word of {by}", level=log.WARNING)
         self.requests[request.directory] = served
         served.enter("waiting")
-        if not self._answer_known(served, self._look()):
+        self._answer_known(served, self._look())
+        if served.state != "done":
             self._queue(served)
 
     # Stopping.
