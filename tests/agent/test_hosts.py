@@ -121,6 +121,11 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, agent: Path, secret: 
         (f"[node1]\nagent = {agent}\n", 1, "node1 needs an address"),
         (f"[node1]\naddress =\nagent = {agent}\n", 2, "node1 needs an address"),
         (f"[node1]\naddress = 10.0.0.256\nagent = {agent}\n", 2, "'10.0.0.256' is not an IPv4"),
+        (begin.replace("10.0.0.11", "0.0.0.0"), 2, "0.0.0.0 is not the address of one host"),
+        (begin.replace("10.0.0.11", "fd00::1, ::"), 2, ":: is not the address of one host"),
+        (begin.replace("10.0.0.11", "::ffff:0.0.0.0"), 2, "is not the address of one host"),
+        (begin.replace("10.0.0.11", "224.0.0.{number}"), 2, "224.0.0.1 is not the address of one"),
+        (begin.replace("10.0.0.11", "ff02::1"), 2, "ff02::1 is not the address of one host"),
         (begin + begin.replace("node1", "node2"), 5, "10.0.0.11 is in line 2 already"),
         (
             begin + f"[node2]\naddress = ::ffff:10.0.0.11\nagent = {agent}\n",

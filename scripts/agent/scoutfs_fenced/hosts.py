@@ -446,6 +446,9 @@ class Reader:
                 raise HostsError(
                     given.line, f"'{word}' is not an IPv4 or IPv6 address, for {first.host}"
                 ) from None
+            if address.is_unspecified or address.is_multicast:
+                # The kernel shows an unspecified one for all mounts whose address it does not know.
+                raise HostsError(given.line, f"{word} is not the address of one host")
             if address in taken:
                 raise HostsError(
                     given.line,
