@@ -368,7 +368,7 @@ def test_slots_go_to_the_most_urgent() -> None:
 # Results that the kernel refuses.
 
 
-@pytest.mark.parametrize("number", [errno.ENODEV, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ESTALE])
 def test_a_result_that_comes_too_late(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
@@ -389,7 +389,32 @@ def test_a_result_that_comes_too_late(
     why = {
         errno.ENODEV: "the request is gone",
         errno.ESTALE: "the request had already failed",
-        errno.EIO: "the kernel did not take it: Input/output error",
     }
     assert f"s, but {why[number]}" in capfd.readouterr().out
     assert result(Path(world.sysfs, DIRECTORY)) == ""
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite"])
+def test_a_result_that_cannot_be_written_yet_is_written_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A request that is fenced is not fenced again for that."""
+    world.request()
+    real = getattr(os, call)
+    failed: list[int] = []
+
+    def fail_twice(file: int, *rest: Any) -> Any:
+        name = os.readlink(f"/proc/self/fd/{file}")
+        if len(failed) < 2 and name.endswith(("/fenced", "/error")) and world.recorded():
+            failed.append(file)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(file, *rest)
+
+    async def act(server: Server) -> None:
+        monkeypatch.setattr(os, call, fail_twice)
+        told(server, message("add"))
+
+    serve(world, "echo x >>record", act)
+    assert len(failed) == 2
+    assert result(Path(world.sysfs, DIRECTORY)) == "fenced"
+    assert len(world.recorded()) == 1

@@ -447,7 +447,7 @@ class Scheduler:
             if served.by_hand is not None:
                 served.by_hand(fenced, ending)
             else:
-                with self._open(served) as files:
+                with RequestFiles(served.request) as files:
                     if files.finished():
                         raise _AnsweredError("the request was finished by someone else")
                     if fenced or not served.request.error_is_success:
@@ -455,16 +455,20 @@ class Scheduler:
                     else:
                         # Without an answer the leader gives up, and the next leader asks again.
                         ending += "; its leader, which would take error for success, gets no answer"
-        except _CannotOpenError as error:
-            # Such as too many open files. If it is fenced, the record answers it later.
-            served.log(f"{ending}, but its files cannot be opened: {error}", level=log.ERROR)
-            served.not_before = now + self._pause()
-            if now < served.answer_by:
-                return
         except _AnsweredError as error:
             served.log(f"{ending}, but {error}", level=log.WARNING, duration=duration)
         except OSError as error:
-            served.log(f"{ending}, but {_why_lost(error)}", level=log.WARNING, duration=duration)
+            lost = _why_lost(error)
+            if lost:
+                served.log(f"{ending}, but {lost}", level=log.WARNING, duration=duration)
+            else:
+                # Such as too many open files. If it is fenced, the record answers it later.
+                served.log(
+                    f"{ending}, but no answer can be written: {error.strerror}", level=log.ERROR
+                )
+                served.not_before = now + self._pause()
+                if now < served.answer_by:
+                    return
         else:
             outcome = "fenced" if fenced else "failed"
             if fenced:
@@ -483,14 +487,6 @@ class Scheduler:
                 duration=f"{now - served.found:.3f}",
             )
         self._settle(served)
-
-    def _open(self, served: ServedRequest) -> RequestFiles:
-        try:
-            return RequestFiles(served.request)
-        except OSError as error:
-            if error.errno in GONE:
-                raise
-            raise _CannotOpenError(error.strerror) from error
 
     # Fencing hosts.
 
@@ -797,10 +793,6 @@ class _AnsweredError(Exception):
     """Why a request needs no answer, as a phrase."""
 
 
-class _CannotOpenError(Exception):
-    """Why a request's files, which exist, cannot be opened."""
-
-
 async def _within(task: asyncio.Task[None], seconds: float) -> None:
     """Waits for an attempt, cancels it if it does not end in time, and passes on its exception.
 
@@ -842,9 +834,9 @@ def _why_not_here(request: Request, knowledge: Knowledge) -> str:
 
 
 def _why_lost(error: OSError) -> str:
-    """Why the kernel did not accept an answer."""
+    """Why the kernel takes no answer any more; empty if it may take one later."""
     if error.errno in GONE:
         return "the request is gone"
     if error.errno == errno.ESTALE:
         return "the request had already failed"
-    return f"the kernel did not take it: {error.strerror}"
+    return ""
