@@ -116,6 +116,7 @@ def test_an_address_that_may_have_moved_here_is_no_proof(world: World) -> None:
     agent, fake = agent_with_device(world, f"{own()}, 10.0.0.11")
     until_result(world.request(address=own()), "error", 5)
     agent.says("could not be fenced, .* is an address of this host, and nothing tells")
+    assert agent.lines(f"scoutfs-fenced ack {RID} --for 15m"), "what can be said after a failure"
     until_result(world.request(rid(2), address="10.0.0.11"), "error", 5)
     assert switched(fake) == []
 
@@ -132,8 +133,11 @@ def test_an_address_that_has_moved_here_is_no_proof(world: World) -> None:
     for number in (1, 2):
         request = world.request(rid(number), address=own(), mount=f"scoutfs/{number}")
         until_result(request, "error", 5)
-    agent.says("could not be fenced, .* is an address of this host, and nothing tells")
-    assert len(agent.lines("this host has addresses of node1, node2, so which")) == 1
+    agent.says(
+        "could not be fenced, this host has addresses of node1, node2, so "
+        f"{own()} may have moved here .* see that it is off"
+    )
+    assert not agent.lines("scoutfs-fenced ack"), "that is not to be said before"
     assert fake.actions() == []
 
 

@@ -471,6 +471,37 @@ def test_error_is_written_before_the_kernel_gives_up(world: World) -> None:
     agent.says("could not be fenced, no time is left; this goes on: running .*, for up to 20")
 
 
+def test_a_host_that_is_busy_is_not_taken_for_too_few_slots(world: World) -> None:
+    """No time is left for a second mount of it, whose request came after the command began."""
+    world.timeout(6)
+    first = world.request(rid(1))
+    agent = world.agent("sleep 5.5", limit=6, run_fences="mount")
+    agent.says("running")
+    second = world.request(rid(2), mount="scoutfs/2", elapsed=2)
+    until_result(second, "error")
+    agent.says(
+        f"rid {rid(2)} .*: could not be fenced, no time is left, "
+        "as its host was busy with another attempt, for another mount: running"
+    )
+    remove(first)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_failure_tells_whether_a_request_waits(world: World, waits: bool) -> None:
+    """The next leader may have requested the mount while the attempt for the former one runs."""
+    first = world.request()
+    agent = world.agent("echo x >>record; " + wait_for_go("exit 1"))
+    until(world.recorded, "it runs")
+    remove(first)
+    agent.says("needs no answer any more")
+    if waits:
+        world.request(mount="scoutfs/another")
+        until(lambda: len(world.status()["requests"]) == 1, "it is found")
+    (world.folder / "go").touch()
+    then = "another attempt follows" if waits else "no request waits for it"
+    agent.says(f"not fenced, exit status 1 .*; {then}")
+
+
 def test_a_late_request_is_tried_all_the_same(world: World) -> None:
     directory = world.request(elapsed=99)
     failing = world.request(rid(2), address="10.0.0.2", elapsed=99)

@@ -366,7 +366,8 @@ class Scheduler:
                 self._fenced(served, how)
                 return True
             if own and host is not None:
-                self._failed(served, _why_not_here(request, knowledge))
+                having = self.settings.hosts.having(self._own)
+                self._failed(served, _why_not_here(request, knowledge, having))
                 return True
             # An own address that is not in the hosts file is left to the command: one that unmounts
             # looks for the mount itself.
@@ -404,15 +405,11 @@ class Scheduler:
         with suppress(ValueError):
             if parse_address(request.address).is_loopback:
                 return True
-        if host is None or not all(is_own(each, self._own) for each in host.addresses):
-            return False
-        found = self.settings.hosts.having(self._own)
-        if len(found) > 1:
-            self._complain(
-                f"this host has addresses of {', '.join(each.name for each in found)}, so which of "
-                "them it is cannot be known; no address tells that a mount was one of this host"
-            )
-        return len(found) == 1
+        return (
+            host is not None
+            and all(is_own(each, self._own) for each in host.addresses)
+            and len(self.settings.hosts.having(self._own)) == 1
+        )
 
     def _recorded(self, served: ServedRequest, host: Host | None) -> str | None:
         """How the mount was fenced before, at an address of the same host, or None."""
@@ -526,10 +523,15 @@ class Scheduler:
         if not self._is_open(served):
             return
         attempt = served.attempt()
+        other = served.fencing.attempt if served.fencing is not None else None
         if attempt is not None:
             why = f"; this goes on: {attempt.step}"
+        elif served.result:
+            why = f", after {served.result}"
+        elif other is not None:
+            why = f", as its host was busy with another attempt, for another mount: {other.step}"
         else:
-            why = f", after {served.result}" if served.result else ", as no slot was free"
+            why = ", as no slot was free"
         self._failed(served, f"no time is left{why}")
 
     async def _serve(self, fencing: Fencing) -> None:
@@ -612,7 +614,7 @@ class Scheduler:
         try:
             await _within(task, end - time.monotonic() + SECONDS_OVER)
         except AttemptError as error:
-            self._not_proven(covered, attempt, str(error))
+            self._not_proven(fencing, covered, attempt, str(error))
         finally:
             fencing.attempt = None
 
@@ -656,7 +658,7 @@ class Scheduler:
                 continue
             if mounts.has(served.request.rid):
                 why = f"{proof.how}, but this host still has the mount"
-                self._not_proven([served], attempt, why)
+                self._not_proven(fencing, [served], attempt, why)
                 continue
             self._record(served.request.rid, served.address, proof.how)
             self._fenced(served, proof.how, attempt.began)
@@ -672,15 +674,18 @@ class Scheduler:
         """
         return _digest(self.settings.hosts.host(address)) == _digest(attempt.host)
 
-    def _not_proven(self, covered: list[ServedRequest], attempt: Attempt, why: str) -> None:
+    def _not_proven(
+        self, fencing: Fencing, covered: list[ServedRequest], attempt: Attempt, why: str
+    ) -> None:
         """An attempt has failed: retries each request, or fails it."""
         now = time.monotonic()
         duration = f"{now - attempt.began:.3f}"
         ending = f"{why} after {duration} s"
         pause, retries = self._pause(), self.settings.retries
         if all(served.state == "done" for served in covered):
+            then = "another attempt follows" if fencing.pending else "no request waits for it"
             log.event(
-                f"not fenced, {ending}; no request waits for it",
+                f"not fenced, {ending}; {then}",
                 level=log.WARNING,
                 **attempt.request.fields(),
             )
@@ -823,13 +828,22 @@ def _digest(host: Host | None) -> str:
     return host.digest if host else ""
 
 
-def _why_not_here(request: Request, knowledge: Knowledge) -> str:
-    """Why a mount at an address of this host is not known to be fenced."""
+def _why_not_here(request: Request, knowledge: Knowledge, having: list[Host]) -> str:
+    """Why a mount at an address of this host is not known to be fenced.
+
+    `having` are the hosts that have addresses of this host.
+    """
     if knowledge.mounts.may_have(request.rid):
         return "this host may have the mount: it cannot fence itself; see /sys/fs/scoutfs"
+    if len(having) > 1:
+        return (
+            f"this host has addresses of {', '.join(host.name for host in having)}, so "
+            f"{request.address} may have moved here from a host that still writes: find out which "
+            "host had the mount, and see that it is off"
+        )
     return (
         f"{request.address} is an address of this host, and nothing tells that the mount "
-        "was one of this host; if it was, say so with: scoutfs-fenced ack"
+        f"was one of this host; if it was, say so with: scoutfs-fenced ack {request.rid} --for 15m"
     )
 
 
