@@ -216,6 +216,14 @@ def test_secrets_must_not_stand_in_the_file(tmp_path: Path, agent: Path) -> None
     read(tmp_path, begin + "key_file = /a\nidentity_file = /b\nkey = 12\nplug = password\n")
 
 
+def test_no_parameter_makes_off_mean_nothing(tmp_path: Path, agent: Path) -> None:
+    """A parameter with which a device says "off" of a plug that it does not have is refused."""
+    begin = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\n"
+    for name in ("missing_as_off", "missing-as-off"):
+        line, what = mistake(tmp_path, begin + f"{name} = 1\n")
+        assert (line, "misspelt plug" in what) == (4, True)
+
+
 def test_secrets_are_closed_to_others(tmp_path: Path, agent: Path, secret: Path) -> None:
     """A secret's file that others may access, or that another user owns, is refused on use."""
     text = f"[node1]\naddress = 10.0.0.11\nagent = {agent}\nsnmp-priv-passwd_file = {secret}\n"

@@ -624,7 +624,7 @@ def _sessions(value: Value | None) -> int | None:
 
 
 def _check_name(key: str, value: Value) -> None:
-    """Refuses parameters that would put a secret into this file or a log."""
+    """Refuses parameters that would put a secret into this file or a log, or void a proof."""
     if SECRET.fullmatch(key):
         raise HostsError(
             value.line,
@@ -643,6 +643,11 @@ def _check_name(key: str, value: Value) -> None:
             value.line,
             f"{key} would make the fence agent write secrets into logs of its own; "
             "leave it out, and call the fence agent by hand to see more",
+        )
+    if key == "missing_as_off":
+        raise HostsError(
+            value.line,
+            "with missing_as_off a misspelt plug would count as a host that is off; leave it out",
         )
 
 
