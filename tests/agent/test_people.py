@@ -368,6 +368,47 @@ def test_a_word_can_be_taken_back(world: World) -> None:
     assert (status, "nothing that holds" in error) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("given", "withdrawn"),
+    [
+        ("10.0.0.12", "node2"),
+        ("node2", "10.0.1.12"),
+        ("10.0.0.12", "10.0.1.12"),
+        ("FD00::12", "fd00:0::12"),
+    ],
+)
+def test_a_word_is_taken_back_by_any_name_of_the_host(
+    world: World, given: str, withdrawn: str
+) -> None:
+    hosts = world.folder / "hosts"
+    hosts.write_text(
+        "[node2]\naddress = 10.0.0.12, 10.0.1.12, fd00::12\nagent = /bin/false\nip = 10.0.9.2\n"
+        "[node3]\naddress = 10.0.0.13\nagent = /bin/false\nip = 10.0.9.3\n"
+    )
+    world.configure("exit 0", hosts=hosts)
+    for host in (given, "10.0.0.13"):
+        assert run(world, "ack", "--host", host, typed=f"{host}\n")[0] == 0
+    status, output, error = run(world, "ack", "--withdraw", "--host", withdrawn)
+    assert (status, error) == (0, "")
+    assert output.startswith(f"host {given}, by the word of ")
+    [left] = json.loads(run(world, "status", "--json")[1])["acknowledgements"]
+    assert left["subject"] == "host 10.0.0.13", "another host is off as before"
+
+
+def test_a_host_that_the_hosts_file_lost_can_be_taken_back(world: World) -> None:
+    """With everything said about the addresses that it had."""
+    hosts = world.folder / "hosts"
+    hosts.write_text("[node2]\naddress = 10.0.0.12\nagent = /bin/false\nip = 10.0.9.2\n")
+    world.configure("exit 0", hosts=hosts)
+    for host in ("node2", "10.0.0.12"):
+        assert run(world, "ack", "--host", host, typed=f"{host}\n")[0] == 0
+    hosts.write_text(hosts.read_text().replace("node2", "node3"))
+    status, output, _ = run(world, "ack", "--withdraw", "--host", "node2")
+    assert (status, output.count("taken back by ")) == (0, 2)
+    status, _, error = run(world, "ack", "--withdraw", "--host", "node2")
+    assert (status, "no host of that name" in error) == (1, True)
+
+
 def test_a_word_that_was_taken_back_answers_nothing_any_more(world: World) -> None:
     """Not even a mount for which it has answered before."""
     assert run(world, "ack", "--host", "10.0.0.11", typed="10.0.0.11\n")[0] == 0

@@ -30,6 +30,7 @@ from scoutfs_fenced.acknowledgements import (
 )
 from scoutfs_fenced.addresses import is_own, own_addresses, parse_address
 from scoutfs_fenced.configuration import ConfigurationError, parse_span
+from scoutfs_fenced.hosts import Hosts
 from scoutfs_fenced.people import Refused, confirm, log_and_print, who
 from scoutfs_fenced.request import (
     DEFAULT_LEADER_TIMEOUT,
@@ -69,7 +70,7 @@ def ask_and_acknowledge(
         if rid is not None:
             rid = _parse(rid)
         if withdraw:
-            _withdraw(f"host {host}" if host is not None else f"rid {rid}")
+            _withdraw(rid, host)
         elif host is not None:
             _acknowledge_host(host, _seconds(span or f"{DEFAULT_SECONDS:g}"))
         elif rid is not None:
@@ -123,13 +124,26 @@ def resolve_host(host: str) -> list[str]:
             raise Refused(f"{host} is not the address of one host")
         return [str(address)]
     try:
-        settings = asyncio.run(configuration.read(configuration.chosen_path(), lambda _line: None))
+        found = _read_hosts().by_name(host)
     except ConfigurationError as error:
         raise Refused(f"{host} is not an address, and {error}") from error
-    for each in settings.hosts:
-        if each.name == host:
-            return [str(address) for address in each.addresses]
-    raise Refused(f"{host} is not an address, and the hosts file has no host of that name")
+    if found is None:
+        raise Refused(f"{host} is not an address, and the hosts file has no host of that name")
+    return [str(address) for address in found.addresses]
+
+
+def _all_addresses(host: str) -> list[str]:
+    """Like resolve_host, with all addresses that the hosts file has for the host of an address."""
+    addresses = resolve_host(host)
+    with suppress(ConfigurationError):
+        known = _read_hosts().host(addresses[0])
+        if known is not None:
+            return [str(address) for address in known.addresses]
+    return addresses
+
+
+def _read_hosts() -> Hosts:
+    return asyncio.run(configuration.read(configuration.chosen_path(), lambda _line: None)).hosts
 
 
 def _give(subject: str, rid: str, addresses: Sequence[str], seconds: float) -> None:
@@ -144,13 +158,21 @@ def _give(subject: str, rid: str, addresses: Sequence[str], seconds: float) -> N
     print(f"To take it back: scoutfs-fenced ack {_option(subject)} --withdraw")
 
 
-def _withdraw(subject: str) -> None:
+def _withdraw(rid: str | None, host: str | None) -> None:
+    """Withdraws what was acknowledged about a mount, or about a host by whatever name."""
+    subject = f"rid {rid}" if host is None else f"host {host}"
+    addresses, unknown = [], ""
+    if host is not None:
+        try:
+            addresses = _all_addresses(host)
+        except Refused as error:
+            unknown = f"; {error}"
     try:
-        taken = withdraw_acknowledgements(state_directory(), subject)
+        taken = withdraw_acknowledgements(state_directory(), subject, addresses)
     except (StateError, OSError) as error:
         raise Refused(f"nothing was taken back: {_why_not_kept(error)}") from error
     if not taken:
-        raise Refused(f"nothing that holds was said about {subject}")
+        raise Refused(f"nothing that holds was said about {subject}{unknown}")
     for each in taken:
         log_and_print(f"{each}: taken back by {who()}", {"acknowledged_by": each.by})
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -113,13 +113,22 @@ def add_acknowledgement(directory: str, added: Acknowledgement) -> str:
     return damage
 
 
-def withdraw_acknowledgements(directory: str, subject: str) -> list[Acknowledgement]:
-    """Withdraws all about a subject, and returns them. Raises StateError or OSError."""
+def withdraw_acknowledgements(
+    directory: str, subject: str, addresses: Iterable[str] = ()
+) -> list[Acknowledgement]:
+    """Withdraws all about a subject, or about one of its addresses, and returns them.
+
+    Raises StateError or OSError.
+    """
     with _locked(directory):
         before = read_acknowledgements(directory)
-        taken = [each for each in before if each.subject == subject]
+        of_subject = [each for each in before if each.subject == subject]
+        about = {*addresses, *(address for each in of_subject for address in each.addresses)}
+        taken = [
+            each for each in before if each in of_subject or not about.isdisjoint(each.addresses)
+        ]
         if taken:
-            _write(directory, [each for each in before if each.subject != subject])
+            _write(directory, [each for each in before if each not in taken])
     return taken
 
 
