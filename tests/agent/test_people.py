@@ -198,6 +198,23 @@ def test_ack_of_no_request_says_so(world: World) -> None:
     assert "there is no request for rid 0000000000001234" in error
 
 
+@pytest.mark.parametrize("span", [[], ["--for", "15m"]])
+@pytest.mark.parametrize("pending", [True, False])
+def test_ack_of_a_mount_that_this_host_has_is_refused(
+    world: World, pending: bool, span: list[str]
+) -> None:
+    mount = world.sysfs / "fs/scoutfs/f.000001.r.00c0ff"
+    mount.mkdir(parents=True)
+    (mount / "rid").write_text(f"{RID}\n")
+    requests = [world.request(address="10.0.0.1")] if pending else []
+    typed = f"{'10.0.0.1' if pending else RID}\n"
+    status, output, error = run(world, "ack", RID, *span, typed=typed)
+    assert (status, f"this host has the mount with the rid {RID}" in error) == (1, True), error
+    assert "type" not in output, "nobody is asked"
+    assert [result(each) for each in requests] == [""] * pending
+    assert not (world.state / "acknowledgements").exists()
+
+
 def test_a_word_never_reaches_a_later_request(world: World) -> None:
     directory = world.request(address="10.0.0.1")
     ack = subprocess.Popen(

@@ -31,6 +31,7 @@ from scoutfs_fenced.acknowledgements import (
 from scoutfs_fenced.addresses import is_own, own_addresses, parse_address
 from scoutfs_fenced.configuration import ConfigurationError, parse_span
 from scoutfs_fenced.hosts import Hosts
+from scoutfs_fenced.mounts import read_mounts
 from scoutfs_fenced.people import Refused, confirm, log_and_print, who
 from scoutfs_fenced.request import (
     DEFAULT_LEADER_TIMEOUT,
@@ -196,6 +197,8 @@ def _why_not_kept(error: StateError | OSError) -> str:
 
 
 def _acknowledge_rid(sysfs: str, rid: str, mount: str | None, seconds: float | None) -> None:
+    if read_mounts(sysfs).has(rid):
+        raise Refused(f"this host has the mount with the rid {rid}; unmount it here")
     found = _find(sysfs, rid, mount)
     pending = [each for each in found if read_outcome_or_gone(each) == "pending"]
     if seconds is not None and not pending:
