@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from scoutfs_fenced import configuration, process
+from scoutfs_fenced import configuration, main, process
 from scoutfs_fenced.configuration import Configuration, ConfigurationError
 
 RUN = "SCOUTFS_FENCED_RUN=/bin/true\n"
@@ -277,6 +282,58 @@ def test_none(tmp_path: Path) -> None:
         asyncio.run(configuration.read("/nowhere", print))
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         asyncio.run(configuration.read(str(tmp_path), print))
+
+
+def fail(number: int) -> Callable[..., NoReturn]:
+    def failing(*_arguments: object, **_names: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+# In which function of the agent an error is injected, and which one.
+Injected = tuple[object, str, int]
+
+
+@pytest.mark.parametrize(
+    ("text", "injected", "status"),
+    [
+        ("sleep 60", None, 1),
+        ("kill -9 $$", None, 1),
+        (RUN, (configuration, "open", errno.EMFILE), 1),
+        (RUN, (configuration, "open", errno.EIO), 1),
+        (RUN, (os, "memfd_create", errno.ENFILE), 1),
+        (RUN, (os, "pipe", errno.EMFILE), 1),
+        (RUN, (subprocess, "Popen", errno.EAGAIN), 1),
+        (RUN, (subprocess, "Popen", errno.ENOMEM), 1),
+        (RUN, (Path, "read_bytes", errno.ENOMEM), 1),
+        (RUN, (Path, "read_bytes", errno.ENOENT), 78),
+        (RUN, (configuration, "open", errno.ENOENT), 78),
+        (RUN, (configuration, "open", errno.EACCES), 78),
+        ("exit 3", None, 78),
+        ("nowhere", None, 78),
+        ("SCOUTFS_FENCED_DELAY=often", None, 78),
+    ],
+)
+def test_what_passes_does_not_keep_systemd_from_restarting_the_agent(
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    injected: Injected | None,
+    status: int,
+) -> None:
+    """As a wrong configuration does, with exit status 78."""
+    reader.path.write_text(f"SCOUTFS_FENCED_HOSTS={reader.path.parent}/hosts\n{text}\n")
+    (reader.path.parent / "hosts").write_text("")
+    monkeypatch.setenv("SCOUTFS_FENCED_CONFIG_FILE", str(reader.path))
+    monkeypatch.setattr(sys, "argv", ["scoutfs-fenced"])
+    monkeypatch.setattr(configuration, "SECONDS_TO_READ", 0.5)
+    if injected is not None:
+        where, name, number = injected
+        monkeypatch.setattr(where, name, fail(number), raising=False)
+    assert main.main() == status
+    assert capsys.readouterr().err.startswith(f"scoutfs-fenced: {reader.path.parent}/")
 
 
 def test_no_file_stays_open(reader: Reader) -> None:

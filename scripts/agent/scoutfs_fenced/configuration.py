@@ -89,6 +89,14 @@ class ConfigurationError(Exception):
         super().__init__(f"{path}{'' if line is None else f', line {line}'}: {what}")
 
 
+class UnreadConfigurationError(ConfigurationError):
+    """Why a configuration, which may be right, cannot be read at the moment."""
+
+
+# Why a file cannot be opened until a person mends that. Other errors pass: no memory, no free file.
+LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 @dataclass(frozen=True)
 class Configuration:
     """The values of a configuration file."""
@@ -132,20 +140,23 @@ def chosen_path() -> str:
 async def read(path: str, say: Callable[[str], None]) -> Configuration:
     """Reads a configuration, or raises ConfigurationError.
 
-    If the file is valid, `say` gets what the shell printed while reading it.
+    It is an UnreadConfigurationError if reading it again may help, without any change. If the file is valid, `say` gets what the shell printed while reading it.
     """
     path = os.path.abspath(path)
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
     except OSError as error:
+        what = f"the configuration cannot be read: {error.strerror}"
+        if not isinstance(error, LASTING):
+            raise UnreadConfigurationError(path, None, what) from error
         raise ConfigurationError(
-            path,
-            None,
-            f"the configuration cannot be read: {error.strerror}; write it, "
-            f"or name another with {PATH_VARIABLE}",
+            path, None, f"{what}; write it, or name another with {PATH_VARIABLE}"
         ) from error
-    answer = await _ask_shell(path, say)
+    try:
+        answer = await _ask_shell(path, say)
+    except OSError as error:
+        raise UnreadConfigurationError(path, None, f"no shell reads it: {error}") from error
     given = {name: value[1:] for name, value in zip(VARIABLES, answer) if value}
     count, *rest = answer[len(VARIABLES) :]
     arguments, exported = rest[: int(count)], rest[int(count) :]
@@ -195,9 +206,9 @@ async def _ask_shell(path: str, say: Callable[[str], None]) -> list[str]:
             say=said.append,
         )
         values = os.fsdecode(answer.read()).split("\0")[:-1]
-    if ending.over_limit is not None:
-        # The shell's message about the signal that ends it is not an error in a line.
-        raise _refusal(path, [], str(ending))
+    if ending.status is None:
+        # The shell's message about a signal that ends it is not an error in a line.
+        raise UnreadConfigurationError(path, None, f"the shell cannot read it, {ending}")
     if not ending.succeeded:
         raise _refusal(path, said, str(ending))
     if len(values) <= len(VARIABLES):
@@ -317,7 +328,10 @@ class _Values:
         try:
             return read_hosts(path)
         except HostsError as error:
-            raise ConfigurationError(path, error.line, error.what) from error
+            cause = error.__cause__
+            passes = isinstance(cause, OSError) and not isinstance(cause, LASTING)
+            kind = UnreadConfigurationError if passes else ConfigurationError
+            raise kind(path, error.line, error.what) from error
 
     def command(self, name: str, arguments: list[str], *, needed: bool) -> tuple[str, ...]:
         """A command, checked to be executable, and its arguments."""

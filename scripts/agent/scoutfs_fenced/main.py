@@ -52,7 +52,7 @@ import os
 import sys
 
 from scoutfs_fenced import configuration, log, version
-from scoutfs_fenced.configuration import ConfigurationError
+from scoutfs_fenced.configuration import ConfigurationError, UnreadConfigurationError
 from scoutfs_fenced.control import serve_control
 from scoutfs_fenced.instance import InstanceError, acquire_instance_lock, folder
 from scoutfs_fenced.relay import COMMANDS, Relay, run_by_agent
@@ -97,12 +97,12 @@ def main() -> int:
         if arguments.command == "check":
             return asyncio.run(check(arguments.host))
         asyncio.run(serve(arguments.sysfs))
+    except (InstanceError, UnreadConfigurationError) as error:
+        print(f"scoutfs-fenced: {error}", file=sys.stderr)
+        return 1
     except ConfigurationError as error:
         print(f"scoutfs-fenced: {error}", file=sys.stderr)
         return EX_CONFIG
-    except InstanceError as error:
-        print(f"scoutfs-fenced: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
