@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import resource
@@ -115,6 +116,16 @@ def test_a_command_that_cannot_be_started() -> None:
     assert len(os.listdir("/proc/self/fd")) == files, "no file stays open"
 
 
+def test_what_makes_no_command_is_told() -> None:
+    async def start(*command: str, **environment: str) -> Ending:
+        return await process.run(command, environment=environment, limit=9, say=print)
+
+    files = len(os.listdir("/proc/self/fd"))
+    assert str(asyncio.run(start("/bin/true", "a\0b"))) == "cannot be run: embedded null byte"
+    assert asyncio.run(start("/bin/sh", "-c", "exit 127")) == Ending(status=127)
+    assert len(os.listdir("/proc/self/fd")) == files, "no file stays open"
+
+
 def test_a_script_without_a_first_line_is_run_by_the_shell(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("[[ $1 == 'two words' ]] && exit 7\n")
@@ -122,6 +133,37 @@ def test_a_script_without_a_first_line_is_run_by_the_shell(tmp_path: Path) -> No
     arguments = [str(script), "two words"]
     ending = asyncio.run(process.run(arguments, environment={}, limit=9, say=print))
     assert ending == Ending(status=7)
+
+
+@pytest.fixture
+def unloadable(tmp_path: Path) -> Iterator[Path]:
+    """A program that takes for ever to load: opening it waits for the holder of a lease."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    before = signal.signal(signal.SIGIO, lambda *_: None)
+    with program.open("rb") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield program
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    signal.signal(signal.SIGIO, before)
+
+
+def test_a_program_that_does_not_load_holds_up_nothing_else(unloadable: Path) -> None:
+    async def both() -> tuple[Ending, Ending, float]:
+        began = time.monotonic()
+        hanging = asyncio.ensure_future(
+            process.run([str(unloadable)], environment={}, limit=2, say=print)
+        )
+        await asyncio.sleep(0)
+        other = await process.run(["/bin/true"], environment={}, limit=9, say=print)
+        seconds = time.monotonic() - began
+        return await hanging, other, seconds
+
+    hanging, other, seconds = asyncio.run(both())
+    assert (hanging, other) == (Ending(over_limit=2), Ending(status=0))
+    assert seconds < 1
+    until(lambda: not running(str(unloadable)), "it is killed")
 
 
 def test_its_environment_is_the_given_one_and_may_have_a_mark(families: str) -> None:
@@ -141,7 +183,8 @@ def test_it_starts_with_signals_as_programs_expect_them() -> None:
 
 
 def test_it_inherits_no_open_file() -> None:
-    with open("/etc/passwd"):
+    with open("/etc/passwd") as file:
+        os.set_inheritable(file.fileno(), True)
         _, said, _ = run("ls /proc/self/fd | sort -n")
     # The last one is the directory opened by ls.
     assert said == ["0", "1", "2", "3"]

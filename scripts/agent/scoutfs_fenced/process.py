@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import errno
 import functools
 import itertools
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +31,7 @@ from dataclasses import dataclass
 from typing import Callable, Protocol
 
 from scoutfs_fenced import cgroup
+from scoutfs_fenced.child import Child, Files
 
 # Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter.
 GRACE = 1.0
@@ -49,9 +48,6 @@ READ_AT_ONCE = 1 << 16
 
 # The environment variable that marks the processes of one command.
 MARK = "SCOUTFS_FENCED_COMMAND"
-
-# Open files for standard input, output and error.
-Files = tuple[int, int, int]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -105,7 +101,10 @@ async def run(
     `say` gets each line of its output. If this is cancelled, once or many times, it returns when
     the command has ended, which takes no longer than GRACE and TO_DIE.
     """
-    output = Output(say)
+    try:
+        output = Output(say)
+    except OSError as error:
+        return Ending(not_started=error.strerror or str(error))
     by_itself = False
     try:
         ending = await _run(lambda family: output.start(family, command, environment, stdin), limit)
@@ -119,48 +118,40 @@ async def run_on(
     files: Files, command: Sequence[str], *, environment: Mapping[str, str], limit: float
 ) -> Ending:
     """Like run(), with open files for standard input, output and error."""
-    return await _run(lambda family: _start(family, command, environment, files), limit)
+    return await _run(lambda family: family.start(command, environment, files), limit)
 
 
-async def _run(start: Callable[[Family], int], limit: float) -> Ending:
+async def _run(start: Callable[[Family], Child], limit: float) -> Ending:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, _reap)
     family = _family()
     try:
         try:
-            leader = start(family)
+            child = start(family)
         except OSError as error:
             return Ending(not_started=error.strerror or str(error))
         ended: asyncio.Future[int] = loop.create_future()
-        _running[leader] = ended
+        _running[child.pid] = ended
         by_itself = False
         try:
             await asyncio.wait({ended}, timeout=limit)
             by_itself = ended.done()
+            failure = child.failure() if by_itself else ""
         finally:
+            child.close()
             try:
                 if not by_itself:
                     await _to_the_end(_end(family, ended))
             finally:
-                _running.pop(leader, None)
+                _running.pop(child.pid, None)
     finally:
         family.forget()
     if not by_itself:
         return Ending(over_limit=max(0.0, limit))
+    if failure:
+        return Ending(not_started=failure)
     status = ended.result()
     return Ending(status=status) if status >= 0 else Ending(signal=-status)
-
-
-def _start(
-    family: Family, command: Sequence[str], environment: Mapping[str, str], files: Files
-) -> int:
-    try:
-        return family.start(command, environment, files)
-    except OSError as error:
-        if error.errno != errno.ENOEXEC:
-            raise
-        # A script without a #! line.
-        return family.start([shell(), *command], environment, files)
 
 
 def shell() -> str:
@@ -207,8 +198,8 @@ def _signal_each(processes: Iterable[int], number: int) -> None:
 class Family(Protocol):
     """A command's processes and their descendants."""
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
-        """Starts the command, and returns its process id; raises OSError if it cannot be run."""
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> Child:
+        """Starts the command; raises OSError if that is impossible."""
 
     def processes(self) -> Iterable[int]:
         """The ids of the running processes."""
@@ -237,10 +228,13 @@ class _Group:
 
     def __init__(self, group: cgroup.ControlGroup) -> None:
         self._group = group
-        self.start = group.start
         self.processes = group.processes
         self.is_empty = group.is_empty
         self.kill = group.kill
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> Child:
+        """As in Family."""
+        return self._group.start(command, environment, files, shell())
 
     def forget(self) -> None:
         """Removes the group, or later if the command has left processes in it."""
@@ -254,25 +248,18 @@ class _Marked:
     def __init__(self) -> None:
         _adopt_orphans()
         self._mark = f"{MARK}={os.getpid()}-{next(_numbers)}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> Child:
         """As in Family."""
         name, _, value = self._mark.partition("=")
-        self._process = subprocess.Popen(
-            command,
-            env={**environment, name: value},
-            stdin=files[0],
-            stdout=files[1],
-            stderr=files[2],
-            start_new_session=True,
-        )
-        return self._process.pid
+        self._child = Child(command, {**environment, name: value}, files, shell=shell())
+        return self._child
 
     def processes(self) -> set[int]:
         """As in Family."""
-        assert self._process
-        me, leader = os.getpid(), self._process.pid
+        assert self._child
+        me, leader = os.getpid(), self._child.pid
         children: dict[int, list[int]] = {}
         family = set()
         for pid, (state, parent, group, session) in _processes():
@@ -301,9 +288,7 @@ class _Marked:
             killed |= new
 
     def forget(self) -> None:
-        """Keeps Popen from waiting for a process that _reap() has reaped."""
-        if self._process:
-            self._process.returncode = 0
+        """As in Family: there is nothing to free."""
 
 
 def _processes() -> Iterator[tuple[int, tuple[str, int, int, int]]]:
@@ -369,21 +354,21 @@ class Output:
         command: Sequence[str],
         environment: Mapping[str, str],
         stdin: bytes,
-    ) -> int:
-        """Starts the command; returns its process id."""
+    ) -> Child:
+        """Starts the command."""
         # Unlike a pipe, a memfd takes any number of bytes at once, whether they are read or not.
         given = os.memfd_create("stdin")
         try:
             os.write(given, stdin)
             os.lseek(given, 0, os.SEEK_SET)
             files = (given, self._for_command, self._for_command)
-            pid = _start(family, command, environment, files)
+            child = family.start(command, environment, files)
         finally:
             os.close(given)
         os.close(self._for_command)
         self._for_command = -1
         asyncio.get_running_loop().add_reader(self._file, self._read)
-        return pid
+        return child
 
     def ended(self, by_itself: bool) -> None:
         """Logs the rest of the output; keeps reading only if processes may be left behind."""
