@@ -18,8 +18,9 @@ from scoutfs_fenced.statefile import StateError, read_state, state_directory, wr
 # How many events are kept.
 MOST = 1000
 
-# Seconds between two writes.
+# Seconds between two writes, and after one that has failed.
 PAUSE = 1.0
+FAILURE_PAUSE = 5.0
 
 HEADINGS = ("TIME", "EVENT", "RID OR DEVICE", "ADDRESS", "REASON", "MOUNT", "HOW")
 
@@ -31,6 +32,7 @@ class History:
         self._path = os.path.join(directory, "history")
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST)
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._complained = False
         try:
             self._events.extend(_entries(read_state(self._path)))
@@ -47,17 +49,21 @@ class History:
         while True:
             await self._changed.wait()
             await self.write()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(FAILURE_PAUSE if self._complained else PAUSE)
 
     async def write(self) -> None:
         """Writes changes; logs a failure once, until it works again."""
-        if not self._changed.is_set():
-            return
-        self._changed.clear()
+        async with self._writing:
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._write()
+
+    async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(None, write_state, self._path, list(self._events))
         except OSError as error:
+            self._changed.set()
             if not self._complained:
                 log.event(
                     f"the history cannot be written to {self._path}: {error.strerror}",

@@ -60,6 +60,7 @@ class Metrics:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seconds = 0.0
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._complained = False
 
     def add(self, event: Event) -> None:
@@ -84,7 +85,8 @@ class Metrics:
         if not path:
             return
         try:
-            await asyncio.get_running_loop().run_in_executor(None, _replace, path, self.text())
+            async with self._writing:
+                await asyncio.get_running_loop().run_in_executor(None, _replace, path, self.text())
         except OSError as error:
             if not self._complained:
                 log.event(
@@ -170,9 +172,8 @@ def _replace(path: str, text: str) -> None:
     # The collector reads only *.prom.
     new = f"{path}.new"
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
+    # A full disk may take a part of the text, which a single os.write() does not report.
+    with os.fdopen(file, "wb") as stream:
         os.fchmod(file, 0o644)
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
+        stream.write(text.encode())
     os.replace(new, path)

@@ -35,8 +35,9 @@ LONGEST = 30 * 86400.0
 # The ids of the machine and of the installation.
 MACHINE = ("/sys/class/dmi/id/product_uuid", "/etc/machine-id")
 
-# Seconds between two writes.
+# Seconds between two writes, and after one that has failed.
 PAUSE = 0.2
+FAILURE_PAUSE = 5.0
 
 
 class Records:
@@ -49,6 +50,7 @@ class Records:
         # By rid: when it was first seen here.
         self._mounted: dict[str, float] = {}
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._complained = False
         self._load()
 
@@ -117,13 +119,16 @@ class Records:
         while True:
             await self._changed.wait()
             await self.write()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(FAILURE_PAUSE if self._complained else PAUSE)
 
     async def write(self) -> None:
         """Writes changes; logs a failure once, until it works again."""
-        if not self._changed.is_set():
-            return
-        self._changed.clear()
+        async with self._writing:
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._write()
+
+    async def _write(self) -> None:
         content = {
             "machine": machine(),
             "fenced": dict(self._fenced),
@@ -132,6 +137,7 @@ class Records:
         try:
             await asyncio.get_running_loop().run_in_executor(None, write_state, self._path, content)
         except OSError as error:
+            self._changed.set()
             if not self._complained:
                 log.event(
                     f"records cannot be written to {self._path}: {error.strerror}; "
