@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake import Fake
-from scoutfs_fenced import configuration, devices, history, metrics, records, server
+from scoutfs_fenced import configuration, devices, history, instance, metrics, records, server
 from scoutfs_fenced.statefile import write_state
 from support import RID, World, alive, remove, result, rid, until, until_result
 
@@ -840,6 +841,20 @@ def test_commands_do_not_hold_the_lock(world: World) -> None:
     agent.process.kill()
     agent.process.wait()
     world.begin().says("serving", 2)
+
+
+def test_a_full_run_does_not_keep_it_from_starting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(world.runtime))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        instance.acquire_instance_lock()
+    with pytest.raises(instance.InstanceError, match="another agent is running"):
+        instance.acquire_instance_lock()
 
 
 def test_no_folder_for_the_lock(world: World) -> None:

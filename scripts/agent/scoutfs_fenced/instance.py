@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 
 DEFAULT_FOLDER = "/run/scoutfs-fenced"
 
@@ -34,7 +35,9 @@ def acquire_instance_lock() -> None:
     except OSError as error:
         holder = os.read(lock, 32).decode(errors="replace").strip()
         os.close(lock)
-        who = f"with the process id {holder}" if holder else "which has just begun"
+        who = f"with the process id {holder}" if holder else "which has not said its process id"
         raise InstanceError(f"another agent is running, {who}; stop that one first") from error
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
+    # Only for the message above, so a full disk does not keep the agent from starting.
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
