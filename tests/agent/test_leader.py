@@ -68,3 +68,14 @@ def test_the_kernels_own_timeout_may_be_shorter(world: World) -> None:
     directory = world.request(reason=LEADER)
     world.agent("exec sleep 60", leader_timeout=60)
     until_result(directory, "error", 4)
+
+
+def test_the_modules_timeout_is_not_that_of_built_in_fencing(world: World) -> None:
+    world.timeout(600)
+    world.request(address="10.0.0.1", built_in=True)
+    world.request(rid(2), address="10.0.0.2")
+    world.agent("exec sleep 60")
+    until(lambda: len(world.status()["requests"]) == 2, "both are known")
+    built_in, other = world.status()["requests"]
+    assert 25 < built_in["left"] < 30
+    assert 590 < other["left"] < 600

@@ -21,7 +21,8 @@ LEADER = "quorum_block_leader"
 # Seconds that scoutfs waits for such a request, before it steps down and the next leader asks.
 DEFAULT_LEADER_TIMEOUT = 15.0
 
-# How long the kernel waits; the default is for scoutfs's built-in fencing, which does not say.
+# How long the module waits, which may be loaded beside a scoutfs with built-in fencing; that always
+# waits for the default.
 TIMEOUT = "module/scoutfs_fence/parameters/timeout_ms"
 DEFAULT_TIMEOUT_MS = 30000
 
@@ -117,13 +118,14 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
             finally:
                 os.close(file)
 
-        # The module has both files, scoutfs one or the other.
+        # The module has both files, built-in fencing one or the other.
         addresses = []
         for name in ("inet_addr", "ipv4_addr"):
             with suppress(FileNotFoundError):
                 addresses.append(value(name))
         if not addresses:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "ipv4_addr")
+        built_in = len(addresses) == 1
         rid = value("rid")
         if not RID.fullmatch(rid):
             raise ValueError(f"its rid is '{rid}'")
@@ -131,7 +133,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
         age = int(value("elapsed_secs"))
         now = time.monotonic()
         reason = value("reason")
-        kernel_timeout = _timeout(sysfs)
+        kernel_timeout = DEFAULT_TIMEOUT_MS / 1000 if built_in else _timeout(sysfs)
         timeout = min(kernel_timeout, leader_timeout) if reason == LEADER else kernel_timeout
         request = Request(
             directory=directory,
@@ -144,7 +146,7 @@ def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Req
             made_by=now - age,
             timeout=timeout,
             kernel_timeout=kernel_timeout,
-            error_is_success=reason == LEADER and len(addresses) == 1,
+            error_is_success=reason == LEADER and built_in,
         )
         return request, value("fenced") == "1" or value("error") == "1"
 
