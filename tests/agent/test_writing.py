@@ -20,7 +20,7 @@ from scoutfs_fenced.events import Event
 from scoutfs_fenced.history import History
 from scoutfs_fenced.metrics import Metrics
 from scoutfs_fenced.records import Records
-from support import RID
+from support import RID, World
 
 Writer = Union[Records, History, Metrics]
 
@@ -107,6 +107,34 @@ def test_one_thread_writes_at_a_time(
     asyncio.run(write_twice())
     assert not overlaps
     assert len(written) == 2
+
+
+def test_a_write_that_hangs_does_not_keep_the_agent(world: World) -> None:
+    file = world.folder / "metrics.prom"
+    # Nothing reads from it.
+    os.mkfifo(f"{file}.new")
+    agent = world.agent(metrics=file)
+    agent.stop()
+    assert agent.log().endswith("stopped\n")
+
+
+def test_no_thread_is_like_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    async def write() -> None:
+        writer = make(records, tmp_path)
+        change(writer, 1)
+        await writer.write()
+        monkeypatch.undo()
+        await writer.write()
+
+    asyncio.run(write())
+    assert (tmp_path / "records").exists()
 
 
 def test_a_disk_that_takes_a_part_of_the_metrics_gets_none(tmp_path: Path) -> None:

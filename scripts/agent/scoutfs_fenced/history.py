@@ -14,6 +14,7 @@ from typing import Any
 from scoutfs_fenced import log
 from scoutfs_fenced.events import Event
 from scoutfs_fenced.statefile import StateError, read_state, state_directory, write_state
+from scoutfs_fenced.thread import in_thread
 
 # How many events are kept.
 MOST = 1000
@@ -59,9 +60,8 @@ class History:
                 await self._write()
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(None, write_state, self._path, list(self._events))
+            await in_thread(write_state, self._path, list(self._events))
         except OSError as error:
             self._changed.set()
             if not self._complained:

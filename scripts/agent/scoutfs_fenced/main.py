@@ -25,6 +25,7 @@ Without a command it runs the agent, whose modules are:
   addresses      which addresses this host has
   acknowledgements  what administrators have acknowledged
   records        which rids are fenced, and which were mounted here
+  thread         runs what may block in a thread
   statefile      reads and writes state files
   events         events for the next three modules
   history        keeps the events, and shows them

@@ -19,6 +19,7 @@ from typing import Callable
 from scoutfs_fenced import events, log, version
 from scoutfs_fenced.devices import DeviceState
 from scoutfs_fenced.events import Event
+from scoutfs_fenced.thread import in_thread
 
 # Seconds between two writes: at most, and at least.
 PAUSE = 15.0
@@ -86,7 +87,7 @@ class Metrics:
             return
         try:
             async with self._writing:
-                await asyncio.get_running_loop().run_in_executor(None, _replace, path, self.text())
+                await in_thread(_replace, path, self.text())
         except OSError as error:
             if not self._complained:
                 log.event(

@@ -26,6 +26,7 @@ from typing import Any
 
 from scoutfs_fenced import log
 from scoutfs_fenced.statefile import StateError, read_state, write_state
+from scoutfs_fenced.thread import in_thread
 
 # How many rids of either kind are kept, and for how many seconds fenced ones. A leader that asks
 # again does so within minutes.
@@ -135,7 +136,7 @@ class Records:
             "mounted": dict(self._mounted),
         }
         try:
-            await asyncio.get_running_loop().run_in_executor(None, write_state, self._path, content)
+            await in_thread(write_state, self._path, content)
         except OSError as error:
             self._changed.set()
             if not self._complained:
