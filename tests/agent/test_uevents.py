@@ -21,7 +21,7 @@ from scoutfs_fenced.request import Request, RequestFiles
 from scoutfs_fenced.server import Server
 from scoutfs_fenced.slots import Place, Slots
 from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost, parse
-from support import World, remove, result
+from support import World, remove, result, rid
 
 DIRECTORY = "fs/scoutfs/f.000001.r.000002/fence/00c0ffee00000001"
 
@@ -265,6 +265,31 @@ def test_a_directory_that_cannot_be_read_is_told_of_once(
     serve(world, "exit 0", act)
     said = capfd.readouterr().out
     assert said.count(f"cannot look for requests in {directory}: Permission denied") == 1
+
+
+@pytest.mark.parametrize("where", ["fs/scoutfs", "fs/scoutfs/{mount}/fence"])
+def test_a_request_is_not_lost_with_a_directory_that_cannot_be_scanned(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    directory = world.request()
+    other = world.request(rid(2), mount="scoutfs_fence/0:41", address="10.0.0.2")
+    refused = str(world.sysfs / where.format(mount=directory.parents[1].name))
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path == refused:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return scandir(path)
+
+    async def act(server: Server) -> None:
+        await server.discovery.scan()
+        monkeypatch.setattr(os, "scandir", refuse)
+        remove(other)
+        await server.discovery.scan()
+        assert list(server.scheduler.requests) == [str(directory)]
+
+    serve(world, "sleep 0.3", act)
+    assert result(directory) == "fenced"
 
 
 def test_an_answer_is_not_lost_with_files_that_cannot_be_opened(

@@ -68,9 +68,17 @@ class Discovery:
 
     async def scan(self) -> None:
         """Looks through sysfs once."""
-        present = dict(find_requests(self._sysfs, self._cannot_scan))
+        unknown: list[str] = []
+
+        def cannot_scan(path: str, error: OSError) -> None:
+            unknown.append(os.path.join(path, ""))
+            self._cannot_scan(path, error)
+
+        present = dict(find_requests(self._sysfs, cannot_scan))
         for directory in self._scheduler.directories() - present.keys():
-            self._scheduler.remove(directory)
+            # What is below a directory that could not be read, for want of open files, may be there.
+            if not directory.startswith(tuple(unknown)):
+                self._scheduler.remove(directory)
         self._unreadable = {
             path: times for path, times in self._unreadable.items() if os.path.isdir(path)
         }
