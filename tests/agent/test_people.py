@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -356,6 +357,23 @@ def test_a_word_about_a_rid_answers_it_when_it_comes(world: World) -> None:
     assert world.recorded() == []
     until_result(world.request(rid(2)), "fenced", 5)
     assert world.recorded() == ["x"], "it is about one mount"
+
+
+def test_a_word_holds_though_its_request_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the administrator types."""
+    world.request(address="10.0.0.1")
+
+    def refuse(_file: int, _data: bytes, _offset: int) -> int:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    sent = in_journal(world, monkeypatch, "10.0.0.1", "ack", RID, "--for", "15m")
+    assert sent[0].startswith(f"MESSAGE=rid {RID}, by the word of ")
+    assert "the request is gone" in capsys.readouterr().err
+    [given] = acknowledgements.read_acknowledgements(str(world.state))
+    assert given.rid == RID
 
 
 def test_a_word_may_follow_a_request_that_has_failed(world: World) -> None:

@@ -211,7 +211,12 @@ def _acknowledge_rid(sysfs: str, rid: str, mount: str | None, seconds: float | N
     request = _choose(found, rid, mount)
     with _open(request) as files:
         _confirm(request)
-        _finish(request, files)
+        try:
+            _finish(request, files)
+        except Refused as error:
+            if seconds is None:
+                raise
+            print(f"scoutfs-fenced: {error}", file=sys.stderr)
     if seconds is not None:
         _give(f"rid {rid}", rid, (), seconds)
 
