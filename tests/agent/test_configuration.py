@@ -156,6 +156,7 @@ def test_what_must_be_a_positive_number(reader: Reader, name: str, value: str) -
         ("infinity", configuration.LONGEST_PAUSE),
         ("inf", configuration.LONGEST_PAUSE),
         ("1e999d", configuration.LONGEST_PAUSE),
+        ("0x1p99999", configuration.LONGEST_PAUSE),
     ],
 )
 def test_a_delay_is_what_sleep_takes(reader: Reader, value: str, seconds: float) -> None:

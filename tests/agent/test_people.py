@@ -506,6 +506,7 @@ def test_a_damaged_word_is_none(world: World) -> None:
         (["--host", "10.0.0.11", "--for", "-1"], "", "--for is a span"),
         (["--host", "10.0.0.11", "--for", "25h"], "", "--for is a span"),
         (["--host", "10.0.0.11", "--for", "inf"], "", "--for is a span"),
+        (["--host", "10.0.0.11", "--for", "0x1p99999"], "", "--for is a span"),
         (["--host", "10.0.0.11", "12"], "", "say of which mount or host"),
         ([], "", "say of which mount or host"),
     ],

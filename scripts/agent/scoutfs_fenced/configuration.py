@@ -237,7 +237,10 @@ def parse_span(text: str) -> float:
     number = text[:-1] if unit else text
     if not SPAN.fullmatch(number):
         raise ValueError(text)
-    value = float.fromhex(number) if hexadecimal else float(number)
+    try:
+        value = float.fromhex(number) if hexadecimal else float(number)
+    except OverflowError:
+        value = math.inf
     return value * (unit or 1)
 
 
