@@ -219,6 +219,23 @@ def test_messages_about_the_unknown_do_nothing(world: World) -> None:
     serve(world, "exit 0", act)
 
 
+@pytest.mark.parametrize("mount", ["otherfs/f.1", "scoutfs", "scoutfs/f.1/deeper"])
+def test_a_request_that_no_scan_finds_is_not_served(
+    world: World, capfd: pytest.CaptureFixture[str], mount: str
+) -> None:
+    """The next scan would take it for gone, and its mounts are not known here."""
+    directory = world.request(mount=mount)
+    path = str(directory.relative_to(world.sysfs))
+
+    async def act(server: Server) -> None:
+        told(server, *(message(action, directory=path) for action in ("add", "change", "remove")))
+        await server.discovery.scan()
+
+    serve(world, "exit 0", act)
+    assert result(directory) == ""
+    assert capfd.readouterr().out.count(f"the request {directory} is not served: ") == 1
+
+
 def test_lost_messages_make_it_look(world: World) -> None:
     async def act(server: Server) -> None:
         assert not server.discovery._scan_now.is_set()

@@ -13,7 +13,14 @@ from contextlib import suppress
 from typing import Callable
 
 from scoutfs_fenced import log
-from scoutfs_fenced.request import GONE, Request, find_requests, read_request
+from scoutfs_fenced.request import (
+    GONE,
+    PARENTS,
+    Request,
+    find_requests,
+    is_scanned,
+    read_request,
+)
 from scoutfs_fenced.scheduler import Scheduler
 from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost
 
@@ -106,6 +113,15 @@ class Discovery:
 
     def _handle(self, event: Uevent) -> None:
         directory = os.path.join(self._sysfs, event.directory)
+        if not is_scanned(event.directory):
+            # The next scan would take it for gone, and mounts.py does not know its mount.
+            if event.action == "add":
+                log.event(
+                    f"the request {directory} is not served: only those of mounts in "
+                    f"{' and '.join(PARENTS)} are",
+                    level=log.ERROR,
+                )
+            return
         if event.action == "add":
             self._read([directory])
             return

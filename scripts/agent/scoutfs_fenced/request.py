@@ -102,6 +102,12 @@ def find_requests(
                 yield entry.path, entry.inode()
 
 
+def is_scanned(path: str) -> bool:
+    """Whether find_requests() finds a request at this path below sysfs."""
+    words = path.split("/")
+    return "/".join(words[:-3]) in PARENTS and words[-2] == "fence"
+
+
 def read_request(directory: str, sysfs: str, leader_timeout: float) -> tuple[Request, bool]:
     """Reads a request, and whether it is finished.
 
