@@ -90,6 +90,13 @@ def test_status_as_json_is_the_same_for_programs(world: World) -> None:
     assert "pausing; " in output and "before: exit status 1" in output
 
 
+def test_status_of_a_request_that_its_leader_must_give_up(world: World) -> None:
+    world.request(address="10.0.0.1", reason="quorum_block_leader", built_in=True)
+    world.agent("exit 1", retries=0).says("gets no answer")
+    [_, row] = run(world, "status")[1].splitlines()
+    assert row.endswith("given up; the next leader asks again; before: exit status 1")
+
+
 def test_status_without_an_agent_still_shows_the_requests(world: World) -> None:
     world.request()
     status, output, error = run(world, "status")
@@ -441,7 +448,7 @@ def test_a_host_that_the_hosts_file_lost_can_be_taken_back(world: World) -> None
     status, output, _ = run(world, "ack", "--withdraw", "--host", "node2")
     assert (status, output.count("taken back by ")) == (0, 2)
     status, _, error = run(world, "ack", "--withdraw", "--host", "node2")
-    assert (status, "no host of that name" in error) == (1, True)
+    assert (status, f"the hosts file {hosts} has no such host" in error) == (1, True)
 
 
 def test_a_word_that_was_taken_back_answers_nothing_any_more(world: World) -> None:
@@ -549,7 +556,7 @@ def test_fence_tells_of_a_failure(world: World) -> None:
     [
         ("10.0.0.12", "y\n", "nothing was done"),
         ("0.0.0.0", "0.0.0.0\n", "is not the address of one host"),
-        ("node7", "node7\n", "the hosts file has no host of that name"),
+        ("node7", "node7\n", "scoutfs-fenced.conf names no hosts file"),
         ("127.0.0.1", "127.0.0.1\n", "NOT fenced: 127.0.0.1 is an address of this host"),
     ],
 )

@@ -29,8 +29,7 @@ from scoutfs_fenced.acknowledgements import (
     withdraw_acknowledgements,
 )
 from scoutfs_fenced.addresses import is_own, own_addresses, parse_address
-from scoutfs_fenced.configuration import ConfigurationError, parse_span
-from scoutfs_fenced.hosts import Hosts
+from scoutfs_fenced.configuration import Configuration, ConfigurationError, parse_span
 from scoutfs_fenced.mounts import read_mounts
 from scoutfs_fenced.people import Refused, confirm, log_and_print, who
 from scoutfs_fenced.request import (
@@ -125,11 +124,12 @@ def resolve_host(host: str) -> list[str]:
             raise Refused(f"{host} is not the address of one host")
         return [str(address)]
     try:
-        found = _read_hosts().by_name(host)
+        settings = _read_configuration()
     except ConfigurationError as error:
         raise Refused(f"{host} is not an address, and {error}") from error
+    found = settings.hosts.by_name(host)
     if found is None:
-        raise Refused(f"{host} is not an address, and the hosts file has no host of that name")
+        raise Refused(f"{host} is not an address, and {settings.no_such_host()}")
     return [str(address) for address in found.addresses]
 
 
@@ -137,14 +137,14 @@ def _all_addresses(host: str) -> list[str]:
     """Like resolve_host, with all addresses that the hosts file has for the host of an address."""
     addresses = resolve_host(host)
     with suppress(ConfigurationError):
-        known = _read_hosts().host(addresses[0])
+        known = _read_configuration().hosts.host(addresses[0])
         if known is not None:
             return [str(address) for address in known.addresses]
     return addresses
 
 
-def _read_hosts() -> Hosts:
-    return asyncio.run(configuration.read(configuration.chosen_path(), lambda _line: None)).hosts
+def _read_configuration() -> Configuration:
+    return asyncio.run(configuration.read(configuration.chosen_path(), lambda _line: None))
 
 
 def _give(subject: str, rid: str, addresses: Sequence[str], seconds: float) -> None:

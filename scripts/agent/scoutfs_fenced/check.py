@@ -43,7 +43,7 @@ async def run_checks(settings: Configuration, only: str | None = None) -> int:
     if only is not None:
         host = settings.hosts.by_name(only) or settings.hosts.host(only)
         if host is None:
-            print(f"FAILED  there is no host {only} in the hosts file", flush=True)
+            print(f"FAILED  {only}: {settings.no_such_host()}", flush=True)
             return 1
         hosts = [host]
     elif settings.command:

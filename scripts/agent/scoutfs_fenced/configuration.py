@@ -109,6 +109,8 @@ class Configuration:
     leader_timeout: float = DEFAULT_LEADER_TIMEOUT
     # The hosts that are fenced by devices.
     hosts: Hosts = field(default_factory=Hosts, repr=False)
+    # Their file; empty if there is none.
+    hosts_path: str = ""
     # The fence command for all others, and its arguments; empty if there is none.
     command: tuple[str, ...] = ()
     # Whether its success covers every mount of the host, not only the one that it was given.
@@ -130,6 +132,12 @@ class Configuration:
     metrics: str = ""
     # The commands' environment.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def no_such_host(self) -> str:
+        """Says so, with the file: a shell may read another one than the agent."""
+        if not self.hosts_path:
+            return f"{self.path} names no hosts file"
+        return f"the hosts file {self.hosts_path} has no such host"
 
 
 def chosen_path() -> str:
@@ -161,13 +169,15 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
     count, *rest = answer[len(VARIABLES) :]
     arguments, exported = rest[: int(count)], rest[int(count) :]
     values = _Values(path, text, given)
-    hosts = values.hosts("SCOUTFS_FENCED_HOSTS")
+    hosts_path = values.hosts_path("SCOUTFS_FENCED_HOSTS")
+    hosts = values.hosts(hosts_path)
     command = values.command("SCOUTFS_FENCED_RUN", arguments, needed=not list(hosts))
     return Configuration(
         path=path,
         delay=values.pause("SCOUTFS_FENCED_DELAY", 2.0),
         leader_timeout=values.number("SCOUTFS_FENCED_LEADER_TIMEOUT", DEFAULT_LEADER_TIMEOUT),
         hosts=hosts,
+        hosts_path=hosts_path,
         command=command,
         fences_host=values.choice(
             "SCOUTFS_FENCED_RUN_FENCES",
@@ -321,15 +331,14 @@ class _Values:
             raise self.wrong(name, f"must be a whole number from {least} on, not '{text}'")
         return int(text)
 
-    def hosts(self, name: str) -> Hosts:
-        """The hosts in the named file, or in the default one; none if there is neither."""
-        path = self._given.get(name)
-        if path is None and os.path.exists(DEFAULT_HOSTS):
-            path = DEFAULT_HOSTS
-        if not path:
-            return Hosts()
+    def hosts_path(self, name: str) -> str:
+        """The path of the named hosts file, or of the default one; empty if there is neither."""
+        return self._given.get(name, DEFAULT_HOSTS if os.path.exists(DEFAULT_HOSTS) else "")
+
+    def hosts(self, path: str) -> Hosts:
+        """The hosts in a file; none for an empty path."""
         try:
-            return read_hosts(path)
+            return read_hosts(path) if path else Hosts()
         except HostsError as error:
             cause = error.__cause__
             passes = isinstance(cause, OSError) and not isinstance(cause, LASTING)

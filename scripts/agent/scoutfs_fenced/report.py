@@ -174,8 +174,12 @@ def _state(work: dict[str, Any] | None) -> str:
     """What the agent does about a pending request."""
     if work is None:
         return "pending, and no agent at work on it"
-    state: str = work["doing"] or work["state"].replace("-", " ")
-    state += f"; {work['for']:.0f} s so far"
+    if work["state"] == "done":
+        # Its leader would take `error` for success, or the kernel did not take the answer.
+        state = "given up; the next leader asks again"
+    else:
+        state = work["doing"] or work["state"].replace("-", " ")
+        state += f"; {work['for']:.0f} s so far"
     if work["attempt"] > 1:
         state += f", attempt {work['attempt']}"
     if work["result"]:
