@@ -361,6 +361,7 @@ def test_configuration_names_the_file(
     assert not list(configured(tmp_path, run).hosts)
     path.write_text(f"[usual]\naddress = 10.0.0.11\nagent = {agent}\n")
     assert [host.name for host in configured(tmp_path, run).hosts] == ["usual"]
+    assert [host.name for host in configured(tmp_path, "").hosts] == ["usual"]
     assert not list(configured(tmp_path, run + "SCOUTFS_FENCED_HOSTS=\n").hosts)
     named = tmp_path / "named"
     named.write_text(f"[named]\naddress = 10.0.0.11\nagent = {agent}\n")
