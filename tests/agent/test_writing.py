@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Writing the records, the history and the metrics: on a full disk, and more than once at a time."""
+"""Writing the records, the history and the metrics: on a full disk, and several at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Union
 
 import pytest
 from scoutfs_fenced import events, history, metrics, records
@@ -22,7 +21,7 @@ from scoutfs_fenced.metrics import Metrics
 from scoutfs_fenced.records import Records
 from support import RID, World
 
-Writer = Union[Records, History, Metrics]
+Writer = Records | History | Metrics
 
 
 def make(module: ModuleType, folder: Path) -> Writer:

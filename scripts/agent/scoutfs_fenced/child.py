@@ -78,7 +78,7 @@ def _become(
     shell: str,
     group: int | None,
     failure: int,
-    mask: set[signal.Signals],
+    mask: set[int | signal.Signals],
 ) -> NoReturn:
     """The child: replaces this process by the program, or writes why that failed, and ends."""
     try:
@@ -99,7 +99,7 @@ def _become(
                 signal.signal(handled, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             try:
-                os.execve(command[0], command, environment)
+                os.execve(command[0], list(command), environment)
             except OSError as error:
                 if error.errno != errno.ENOEXEC:
                     raise

@@ -148,7 +148,8 @@ def chosen_path() -> str:
 async def read(path: str, say: Callable[[str], None]) -> Configuration:
     """Reads a configuration, or raises ConfigurationError.
 
-    It is an UnreadConfigurationError if reading it again may help, without any change. If the file is valid, `say` gets what the shell printed while reading it.
+    It is an UnreadConfigurationError if reading it again may help, without any change.
+    If the file is valid, `say` gets what the shell printed while reading it.
     """
     path = os.path.abspath(path)
     try:

@@ -83,7 +83,7 @@ class Discovery:
 
         present = dict(find_requests(self._sysfs, cannot_scan))
         for directory in self._scheduler.directories() - present.keys():
-            # What is below a directory that could not be read, for want of open files, may be there.
+            # Below a directory that could not be read, for want of open files, it may be there.
             if not directory.startswith(tuple(unknown)):
                 self._scheduler.remove(directory)
         self._unreadable = {
