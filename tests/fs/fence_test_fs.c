@@ -426,27 +426,33 @@ static ssize_t hold_show(struct kobject *kobj, struct kobj_attribute *attr, char
 
 static struct kobj_attribute hold_attribute = __ATTR_RO(hold);
 
-/* Adds the file `hold` to the directory of a request of a mount of its own. */
+/* Takes over the reference to @parent, which may be NULL. */
+static struct kernfs_node *child_of(struct kernfs_node *parent, const char *name)
+{
+	struct kernfs_node *child = parent ? kernfs_find_and_get(parent, name) : NULL;
+
+	kernfs_put(parent);
+	return child;
+}
+
+/* Adds the file `hold` to the directory of a request. */
 static int call_hold_readers(struct super_block *sb, char **words, char *answer)
 {
-	struct kernfs_node *kn = fs_kobj->sd, *child;
+	struct kernfs_node *kn = fs_kobj->sd;
 	char device[32];
-	const char *names[] = { "scoutfs_fence", device, "fence", words[0] };
 	int milliseconds;
-	int i;
 
 	if (kstrtoint(words[1], 0, &milliseconds) || milliseconds < 0)
 		return -EINVAL;
 
 	snprintf(device, sizeof(device), "%u:%u", MAJOR(sb->s_dev), MINOR(sb->s_dev));
 	kernfs_get(kn);
-	for (i = 0; i < ARRAY_SIZE(names); i++) {
-		child = kernfs_find_and_get(kn, names[i]);
-		kernfs_put(kn);
-		if (!child)
-			return -ENOENT;
-		kn = child;
-	}
+	kn = child_of(kn, "scoutfs_fence");
+	kn = child_of(kn, device);
+	kn = child_of(kn, "fence");
+	kn = child_of(kn, words[0]);
+	if (!kn)
+		return -ENOENT;
 
 	WRITE_ONCE(fence_test_readers_span, msecs_to_jiffies(milliseconds));
 	WRITE_ONCE(fence_test_readers_held, true);
