@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Writing the records, the history and the metrics: on a full disk, and several at a time."""
+"""Writing the state and the metrics: on a full disk, and several at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from scoutfs_fenced import events, history, metrics, records
+from fake import Fake
+from scoutfs_fenced import events, history, metrics, records, registrations
 from scoutfs_fenced.events import Event
 from scoutfs_fenced.history import History
 from scoutfs_fenced.metrics import Metrics
 from scoutfs_fenced.records import Records
+from scoutfs_fenced.registrations import Registrations
 from support import RID, World
 
 Writer = Records | History | Metrics
@@ -34,7 +36,7 @@ def make(module: ModuleType, folder: Path) -> Writer:
 
 def change(writer: Writer, number: int) -> None:
     if isinstance(writer, Records):
-        writer.add_fenced(f"{number:016x}", "10.0.0.1", "so")
+        writer.add_fenced(f"{number:016x}", "10.0.0.1", "", "so")
     else:
         writer.add(Event(events.REQUEST_BEGUN, {"rid": f"{number:016x}"}))
 
@@ -75,6 +77,25 @@ def test_what_found_no_room_is_written_later(
     assert 1 <= len(tries) <= 4
     [file] = tmp_path.iterdir()
     assert RID in file.read_text()
+
+
+def test_a_registration_that_found_no_room_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    device, said = Fake(tmp_path / "fake").level(), list[str]()
+    seen = Registrations(str(tmp_path), said.append)
+    with monkeypatch.context() as disk:
+        disk.setattr(registrations, "write_state", full)
+        seen.add(device)
+        seen.add(device)
+    assert len(said) == 1
+    assert "No space left" in said[0]
+    seen.add(device)
+    assert device in Registrations(str(tmp_path), said.append)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("module", [records, history, metrics])

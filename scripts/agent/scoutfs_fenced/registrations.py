@@ -28,6 +28,7 @@ class Registrations:
         self._path = os.path.join(directory, FILE)
         self._say = say
         self._seen: dict[str, int] = {}
+        self._written = True
         try:
             seen = read_state(self._path)
         except StateError as error:
@@ -43,16 +44,20 @@ class Registrations:
     def add(self, device: Device) -> None:
         """Records that the device lets its host in."""
         digest = _digest(device)
-        if digest in self._seen:
+        if digest in self._seen and self._written:
             return
-        self._seen[digest] = int(time.time())
+        self._seen.setdefault(digest, int(time.time()))
         try:
             write_state(self._path, self._seen)
+            self._written = True
         except OSError as error:
-            self._say(
-                f"{self._path} cannot be written, so that the next agent will not know that "
-                f"{device} has let its host in: {error.strerror}"
-            )
+            # Tried again when a device says "on" the next time.
+            if self._written:
+                self._say(
+                    f"{self._path} cannot be written, so that the next agent will not know that "
+                    f"{device} has let its host in: {error.strerror}"
+                )
+            self._written = False
 
 
 def _digest(device: Device) -> str:
