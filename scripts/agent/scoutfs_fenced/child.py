@@ -4,6 +4,12 @@
 A program on a network filesystem that hangs, or on the very filesystem that waits for a fencing,
 may take for ever to load. subprocess and posix_spawn wait for that; here only the child does. So
 whether the program could be run is known when the child has ended, by what it wrote to a pipe.
+
+A shell in between, which replaces itself by the program, would do the same. But shells have exit
+statuses of their own, 2 among them, which would be taken for a fence agent's "off".
+
+A child of a process with threads may only take locks that fork() handles, as those of other threads
+are never released in it. This one takes the interpreter's and malloc()'s, which it does.
 """
 
 from __future__ import annotations
