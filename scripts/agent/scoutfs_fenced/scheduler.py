@@ -721,7 +721,9 @@ class Scheduler:
             try:
                 address = str(parse_address(name))
             except ValueError:
-                raise LookupError(f"the hosts file has no host {name}") from None
+                raise LookupError(
+                    f"{name} is not an address, and {self.settings.no_such_host()}"
+                ) from None
             if self.settings.hosts.host(address) is None and not self.settings.command:
                 raise LookupError(f"no device is known for {name}, and there is no command")
         else:
