@@ -185,10 +185,9 @@ def test_remove_does_not_end_the_command(world: World, monkeypatch: pytest.Monke
     async def act(server: Server) -> None:
         told(server, message("add"))
         await until(world.recorded)
-        # The message comes first.
-        told(server, message("remove"))
         remove(directory)
         monkeypatch.setattr(RequestFiles, "finished", answer_as_sysfs)
+        told(server, message("remove"))
         await until(lambda: server.scheduler.requests[str(directory)].state == "done")
         assert server.scheduler.running() == 1
 

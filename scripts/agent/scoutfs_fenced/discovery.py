@@ -27,9 +27,6 @@ from scoutfs_fenced.uevents import Uevent, Uevents, UeventsLost
 # How many requests or messages are handled before the event loop continues with other work.
 BATCH = 50
 
-# Seconds for which a request's directory may still exist after the uevent of its removal.
-SECONDS_TO_GO = 0.02
-
 
 class Discovery:
     """Reports requests to the scheduler as they come, change and go."""
@@ -124,12 +121,9 @@ class Discovery:
             return
         if event.action == "add":
             self._read([directory])
-            return
-        self._scheduler.recheck(directory)
-        if event.action == "remove":
-            # The directory may be about to disappear, or the uevent is about an earlier one.
-            loop = asyncio.get_running_loop()
-            loop.call_later(SECONDS_TO_GO, self._scheduler.recheck, directory)
+        else:
+            # Even after `remove` there may be a directory, of a later request for this rid.
+            self._scheduler.recheck(directory)
 
     def _read(self, directories: list[str]) -> None:
         """Reads new requests, and passes them on together."""
