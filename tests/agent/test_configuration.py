@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -304,8 +305,8 @@ Injected = tuple[object, str, int]
         (RUN, (configuration, "open", errno.EIO), 1),
         (RUN, (os, "memfd_create", errno.ENFILE), 1),
         (RUN, (os, "pipe", errno.EMFILE), 1),
-        (RUN, (os, "fork", errno.EAGAIN), 1),
-        (RUN, (os, "fork", errno.ENOMEM), 1),
+        (RUN, (subprocess, "Popen", errno.EAGAIN), 1),
+        (RUN, (subprocess, "Popen", errno.ENOMEM), 1),
         (RUN, (Path, "read_bytes", errno.ENOMEM), 1),
         (RUN, (Path, "read_bytes", errno.ENOENT), 78),
         (RUN, (configuration, "open", errno.ENOENT), 78),

@@ -43,7 +43,8 @@ def test_a_command_that_cannot_be_run_is_an_error(world: World) -> None:
     (world.folder / "fence-command").unlink()
     directory = world.request()
     until_result(directory, "error")
-    agent.says("cannot be run: No such file or directory")
+    agent.says("fence-command.*: No such file or directory")
+    agent.says("could not be fenced, exit status 127 after")
 
 
 def test_the_command_is_told_whom_to_fence(world: World) -> None:

@@ -12,13 +12,14 @@ waits for one to take Python's lock.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import os
+import signal
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-
-from scoutfs_fenced.child import Child, Files
 
 # How systemd marks a group that it has delegated; old versions set only the first.
 DELEGATED = ("trusted.delegate", "user.delegate")
@@ -73,14 +74,43 @@ class ControlGroup:
                 return
 
     def start(
-        self, command: Sequence[str], environment: Mapping[str, str], files: Files, shell: str
-    ) -> Child:
-        """Starts a command in it; raises OSError if that is impossible. See Child."""
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        files: tuple[int, int, int],
+    ) -> int:
+        """Starts a command in it; returns the process id.
+
+        The files become its standard input, output and error.
+
+        Raises OSError if that is impossible. Only the main thread may call this.
+        """
         group = os.open(os.path.join(self.directory, "cgroup.procs"), os.O_WRONLY)
+        # A child inherits this process's signal handlers until it execs; blocked, they never run.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+        def move() -> None:
+            os.write(group, b"0")
+            signal.set_wakeup_fd(-1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
         try:
-            return Child(command, environment, files, shell=shell, group=group)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=files[0],
+                stdout=files[1],
+                stderr=files[2],
+                preexec_fn=move,
+            )
+        except subprocess.SubprocessError as error:
+            raise OSError(errno.EIO, f"it cannot be moved into {self.directory}") from error
         finally:
             os.close(group)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # _reap() in process.py waits for it instead.
+        process.returncode = 0
+        return process.pid
 
     def processes(self) -> Iterator[int]:
         """The ids of all processes in it, and in groups that they have created below it."""

@@ -19,7 +19,6 @@ Without a command it runs the agent, whose modules are:
   registrations  which hosts a device was seen to let in
   hosts          the hosts file: which devices fence which host
   process        runs one command to its end or its limit
-  child          starts a program without waiting until it is loaded
   cgroup         a control group for each command
   mounts         which scoutfs mounts this host has
   addresses      which addresses this host has

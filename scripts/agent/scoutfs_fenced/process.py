@@ -24,6 +24,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,6 @@ from dataclasses import dataclass
 from typing import Callable, Protocol
 
 from scoutfs_fenced import cgroup
-from scoutfs_fenced.child import Child, Files
 
 # Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter.
 GRACE = 1.0
@@ -48,6 +48,9 @@ READ_AT_ONCE = 1 << 16
 
 # The environment variable that marks the processes of one command.
 MARK = "SCOUTFS_FENCED_COMMAND"
+
+# Open files for standard input, output and error.
+Files = tuple[int, int, int]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -118,40 +121,50 @@ async def run_on(
     files: Files, command: Sequence[str], *, environment: Mapping[str, str], limit: float
 ) -> Ending:
     """Like run(), with open files for standard input, output and error."""
-    return await _run(lambda family: family.start(command, environment, files), limit)
+    return await _run(lambda family: _start(family, command, environment, files), limit)
 
 
-async def _run(start: Callable[[Family], Child], limit: float) -> Ending:
+async def _run(start: Callable[[Family], int], limit: float) -> Ending:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, _reap)
     family = _family()
     try:
         try:
-            child = start(family)
-        except OSError as error:
-            return Ending(not_started=error.strerror or str(error))
+            leader = start(family)
+        except (OSError, ValueError) as error:
+            return Ending(not_started=getattr(error, "strerror", None) or str(error))
         ended: asyncio.Future[int] = loop.create_future()
-        _running[child.pid] = ended
+        _running[leader] = ended
         by_itself = False
         try:
             await asyncio.wait({ended}, timeout=limit)
             by_itself = ended.done()
-            failure = child.failure() if by_itself else ""
         finally:
-            child.close()
             try:
                 if not by_itself:
                     await _to_the_end(_end(family, ended))
             finally:
-                _running.pop(child.pid, None)
+                _running.pop(leader, None)
     finally:
         family.forget()
     if not by_itself:
         return Ending(over_limit=max(0.0, limit))
-    if failure:
-        return Ending(not_started=failure)
     status = ended.result()
     return Ending(status=status) if status >= 0 else Ending(signal=-status)
+
+
+def _start(
+    family: Family, command: Sequence[str], environment: Mapping[str, str], files: Files
+) -> int:
+    """Starts a command in a session of its own; returns its process id.
+
+    Popen waits until the kernel has loaded the program. On a network filesystem that hangs, or on
+    the very filesystem that waits for this fencing, that may be for ever. So Popen loads setsid(1),
+    which replaces itself by the program. If it cannot, it says why, and exits with 126 or 127. A
+    shell may exit with 2, which would be taken for a fence agent's "off".
+    """
+    setsid = shutil.which("setsid", path="/usr/bin:/bin") or "/usr/bin/setsid"
+    return family.start([setsid, *command], environment, files)
 
 
 def shell() -> str:
@@ -198,8 +211,8 @@ def _signal_each(processes: Iterable[int], number: int) -> None:
 class Family(Protocol):
     """A command's processes and their descendants."""
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> Child:
-        """Starts the command; raises OSError if that is impossible."""
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
+        """Starts the command, and returns its process id; raises OSError if that is impossible."""
 
     def processes(self) -> Iterable[int]:
         """The ids of the running processes."""
@@ -228,13 +241,10 @@ class _Group:
 
     def __init__(self, group: cgroup.ControlGroup) -> None:
         self._group = group
+        self.start = group.start
         self.processes = group.processes
         self.is_empty = group.is_empty
         self.kill = group.kill
-
-    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> Child:
-        """As in Family."""
-        return self._group.start(command, environment, files, shell())
 
     def forget(self) -> None:
         """Removes the group, or later if the command has left processes in it."""
@@ -248,18 +258,24 @@ class _Marked:
     def __init__(self) -> None:
         _adopt_orphans()
         self._mark = f"{MARK}={os.getpid()}-{next(_numbers)}"
-        self._child: Child | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> Child:
+    def start(self, command: Sequence[str], environment: Mapping[str, str], files: Files) -> int:
         """As in Family."""
         name, _, value = self._mark.partition("=")
-        self._child = Child(command, {**environment, name: value}, files, shell=shell())
-        return self._child
+        self._process = subprocess.Popen(
+            command,
+            env={**environment, name: value},
+            stdin=files[0],
+            stdout=files[1],
+            stderr=files[2],
+        )
+        return self._process.pid
 
     def processes(self) -> set[int]:
         """As in Family."""
-        assert self._child
-        me, leader = os.getpid(), self._child.pid
+        assert self._process
+        me, leader = os.getpid(), self._process.pid
         children: dict[int, list[int]] = {}
         family = set()
         for pid, (state, parent, group, session) in _processes():
@@ -288,7 +304,9 @@ class _Marked:
             killed |= new
 
     def forget(self) -> None:
-        """As in Family: there is nothing to free."""
+        """Keeps Popen from waiting for a process that _reap() has reaped."""
+        if self._process:
+            self._process.returncode = 0
 
 
 def _processes() -> Iterator[tuple[int, tuple[str, int, int, int]]]:
@@ -354,21 +372,21 @@ class Output:
         command: Sequence[str],
         environment: Mapping[str, str],
         stdin: bytes,
-    ) -> Child:
-        """Starts the command."""
+    ) -> int:
+        """Starts the command; returns its process id."""
         # Unlike a pipe, a memfd takes any number of bytes at once, whether they are read or not.
         given = os.memfd_create("stdin")
         try:
             os.write(given, stdin)
             os.lseek(given, 0, os.SEEK_SET)
             files = (given, self._for_command, self._for_command)
-            child = family.start(command, environment, files)
+            pid = _start(family, command, environment, files)
         finally:
             os.close(given)
         os.close(self._for_command)
         self._for_command = -1
         asyncio.get_running_loop().add_reader(self._file, self._read)
-        return child
+        return pid
 
     def ended(self, by_itself: bool) -> None:
         """Logs the rest of the output; keeps reading only if processes may be left behind."""

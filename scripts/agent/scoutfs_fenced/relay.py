@@ -25,7 +25,6 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from scoutfs_fenced import log, process
-from scoutfs_fenced.child import Files
 from scoutfs_fenced.configuration import PATH_VARIABLE
 from scoutfs_fenced.fencing import NOT_FOR_COMMANDS
 from scoutfs_fenced.instance import folder
@@ -131,7 +130,9 @@ async def _serve(connection: socket.socket) -> None:
             log.event(f"a command was asked for and could not be run: {error}", level=log.WARNING)
 
 
-async def _receive(connection: socket.socket, opened: ExitStack) -> tuple[dict[str, Any], Files]:
+async def _receive(
+    connection: socket.socket, opened: ExitStack
+) -> tuple[dict[str, Any], process.Files]:
     """Receives a request and its open files; raises ValueError for anything else."""
     content, files = b"", list[int]()
     while not content.endswith(b"\n"):
