@@ -201,7 +201,7 @@ def agent_tries_again_while_there_is_time(case: Case) -> None:
 
 @case
 def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
-    """A command that hangs and ignores SIGTERM is killed with its children before the timeout."""
+    """If a command hangs, the agent writes error in time, and kills it with its children later."""
     mount = case.mount()
     case.set_timeout_ms(5000 * kernel.PATIENCE)
     # The error line, not the timeout line.
@@ -211,17 +211,10 @@ def agent_reports_error_before_the_kernel_gives_up(case: Case) -> None:
         it.begin()
         mount.started(0xAA)
         mount.request(0xAA).until_failed(20)
-        it.until_says("could not be fenced, ")
-        said = it.output.read_text()
-        # A slow guest may not get done with the kill before the agent has to answer.
-        late = kernel.PATIENCE > 1 and "no time is left; this goes on" in said
-        true(late or "killed for taking longer than" in said, f"it says why: {said}")
-        watch = Stopwatch()
+        it.until_says("could not be fenced, no time is left; this goes on: running ")
+        it.until_says("killed for taking longer than")
         for pid in (it.folder / "pids").read_text().split():
-            while Path("/proc", pid).exists():
-                true(late, f"{pid} is killed")
-                watch.at_most(20)
-                time.sleep(0.01)
+            true(not Path("/proc", pid).exists(), f"{pid} is killed")
         it.check_runs()
 
 
