@@ -78,8 +78,9 @@ int scoutfs_fence_free(struct super_block *sb, u64 rid);
 /*
  * Waits, uninterruptibly, until every listed request is fenced.  Returns 0, at
  * once if none is listed; -EIO as soon as one fails; -ETIMEDOUT; -ESHUTDOWN if
- * stop or destroy dropped requests.  A timeout of 0 does not sleep, a negative
- * one is -EINVAL.
+ * stop or destroy drops requests meanwhile.  Requests that were dropped before the
+ * call, or are freed unanswered, are not reported, and not fenced.  A timeout of 0
+ * does not sleep, a negative one is -EINVAL.
  */
 int scoutfs_fence_wait_fenced(struct super_block *sb, long timeout_jiffies);
 
