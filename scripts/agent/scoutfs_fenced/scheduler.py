@@ -841,7 +841,8 @@ def _why_not_here(request: Request, knowledge: Knowledge, having: list[Host]) ->
         return (
             f"this host has addresses of {', '.join(host.name for host in having)}, so "
             f"{request.address} may have moved here from a host that still writes: find out which "
-            "host had the mount, and see that it is off"
+            "host had the mount, see that it is off, and then say so with: "
+            f"scoutfs-fenced ack {request.rid} --for 15m"
         )
     return (
         f"{request.address} is an address of this host, and nothing tells that the mount "
