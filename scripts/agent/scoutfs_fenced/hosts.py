@@ -76,10 +76,9 @@ SECRET_SCRIPT = re.compile(r".*passw(or)?d_script")
 # With these, agents also write to the system's log and to files, secrets included.
 TALKATIVE = ("verbose", "verbose_level", "debug", "debug_file")
 
-# Parameters that do not tell one device from another: times and logins. So do secrets' files.
-TIME_OR_LOGIN = re.compile(
-    r".*(timeout|wait|delay|sleep)|retry_on|retries|login|.*user(name)?|identity_file"
-)
+# Parameters that do not tell one device from another: times, logins, and the files of secrets.
+TIME = re.compile(r".*(timeout|wait|delay|sleep)|retry_on|retries")
+LOGIN = re.compile(r"login|.*user(name)?|identity_file")
 
 # Old names of parameters that do, which fence agents still accept.
 PRESENT_NAMES = {"ipaddr": "ip", "port": "plug"}
@@ -157,12 +156,23 @@ class Device:
         parts = []
         for key, value in self.values.items():
             name = PRESENT_NAMES.get(key, key)
-            if name in names or TIME_OR_LOGIN.fullmatch(name) or secret_of(name):
+            if name in names or any(each.fullmatch(name) for each in (TIME, LOGIN)):
+                continue
+            if secret_of(name):
                 continue
             # Fence agents strip quotation marks.
             text = value.value.strip('"')
             parts.append(f"{name}={text.lower() if name == 'ip' else text}")
         return os.path.basename(self.agent), *sorted(parts)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The fence agent and its parameters, except times: what was seen of a device holds for these.
+
+        Logins count, as a plug of that name may be another host's in another account.
+        """
+        values = (f"{key}={value.value}" for key, value in self.values.items())
+        return self.agent, *sorted(value for value in values if not TIME.match(value.split("=")[0]))
 
     def says(self, *names: str) -> str:
         """The value of the first of these parameters that is set, or an empty string."""
@@ -209,10 +219,10 @@ class Host:
     def digest(self) -> str:
         """Digest of its name and of what its devices are: a proof counts only as long as it stays.
 
-        Without secrets, and without addresses, which are compared on their own.
+        Without secrets, which are in files, and addresses, which are compared on their own.
         """
         levels = [
-            [(each.agent, each.prepare, each.unfence, each.name, each.identity) for each in devices]
+            [(each.prepare, each.unfence, each.name, each.parameters) for each in devices]
             for devices in (level.devices for level in self.levels)
         ]
         return hashlib.sha256(json.dumps([self.name, levels]).encode()).hexdigest()

@@ -3,8 +3,7 @@
 
 A device that keeps hosts out by their name (`unfence` in the hosts file) says "off" for a misspelt
 name too. Once it has said "on" for a host, the name is right; this is recorded here, also for later
-agents. The record is a digest of Device.identity, the fence agent's name and those parameters that
-say which device and which host it is: if any of them changes, it no longer counts.
+agents. The record is a digest of Device.parameters: if any of them changes, it no longer counts.
 """
 
 from __future__ import annotations
@@ -61,4 +60,4 @@ class Registrations:
 
 
 def _digest(device: Device) -> str:
-    return hashlib.sha256(json.dumps(device.identity).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(device.parameters).encode()).hexdigest()
