@@ -227,6 +227,17 @@ def test_a_command_that_is_not_executable(reader: Reader, command: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["SCOUTFS_FENCED_RUN", "SCOUTFS_FENCED_HOOK"])
+def test_a_program_that_the_kernel_cannot_run(reader: Reader, name: str) -> None:
+    program = reader.path.parent / "program"
+    program.write_text("[[ $1 == off ]] && exit 1\n")
+    program.chmod(0o755)
+    assert reader.refusal(f"{RUN if 'HOOK' in name else ''}\n{name}={program}\n") == (
+        2 + RUN.count("\n") * ("HOOK" in name),
+        f"{name} names {program}, but it is no program, and no script that begins with #!",
+    )
+
+
 def test_a_mistake_in_the_shells_language(reader: Reader) -> None:
     line, what = reader.refusal(f"{RUN}\nSCOUTFS_FENCED_RUN_ARGS='x\n")
     assert line in (3, 4)  # Shells differ in where they notice it.
@@ -307,10 +318,12 @@ Injected = tuple[object, str, int]
         (RUN, (os, "pipe", errno.EMFILE), 1),
         (RUN, (subprocess, "Popen", errno.EAGAIN), 1),
         (RUN, (subprocess, "Popen", errno.ENOMEM), 1),
+        (RUN, (process, "check_program", errno.EMFILE), 1),
         (RUN, (Path, "read_bytes", errno.ENOMEM), 1),
         (RUN, (Path, "read_bytes", errno.ENOENT), 78),
         (RUN, (configuration, "open", errno.ENOENT), 78),
         (RUN, (configuration, "open", errno.EACCES), 78),
+        (RUN, (configuration, "open", errno.ELOOP), 78),
         ("exit 3", None, 78),
         ("nowhere", None, 78),
         ("SCOUTFS_FENCED_DELAY=often", None, 78),

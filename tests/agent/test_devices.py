@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -310,6 +311,43 @@ def test_own_host_is_let_in_once_that_works(
 
     asyncio.run(asyncio.wait_for(watch(), 20))
     assert capfd.readouterr().out.count("could not be let in") == 1
+
+
+def test_no_free_file_makes_a_device_unusable_for_a_moment(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not end the agent."""
+    path = tmp_path / "hosts"
+    path.write_text(f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\nip = 10.0.9.11\n")
+    it = Devices(str(tmp_path))
+    it.set_hosts(read_hosts(str(path)))
+
+    def refuse(_name: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "memfd_create", refuse)
+        asyncio.run(it.look(os.environ))
+    [state] = it.states()
+    assert state.state == "unusable"
+    assert "Too many open files" in state.why
+    asyncio.run(it.look(os.environ))
+    [state] = it.states()
+    assert state.well
+
+
+def test_an_agent_that_the_kernel_cannot_run_is_unusable(tmp_path: Path, fake: Fake) -> None:
+    """sh, which execvp(3) calls then, may exit with 2, which says off."""
+    fake.agent.write_text("exit 2\n")
+    path = tmp_path / "hosts"
+    path.write_text(f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\nip = 10.0.9.11\n")
+    it = Devices(str(tmp_path))
+    it.set_hosts(read_hosts(str(path)))
+    asyncio.run(it.look(os.environ))
+    [state] = it.states()
+    assert state.state == "unusable"
+    assert "hosts, line 3: " in state.why
+    assert "no script that begins with #!" in state.why
 
 
 def test_own_host_with_a_mount_is_kept_out(world: World, fake: Fake) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from fake import Fake
 from scoutfs_fenced import configuration, devices, history, instance, metrics, records, server
+from scoutfs_fenced.hosts import read_hosts
 from scoutfs_fenced.statefile import write_state
 from support import RID, World, alive, remove, result, rid, until, until_result
 
@@ -43,8 +44,16 @@ def test_a_command_that_cannot_be_run_is_an_error(world: World) -> None:
     (world.folder / "fence-command").unlink()
     directory = world.request()
     until_result(directory, "error")
-    agent.says("fence-command.*: No such file or directory")
-    agent.says("could not be fenced, exit status 127 after")
+    agent.says("could not be fenced, cannot be run: No such file or directory after")
+
+
+def test_an_emptied_command_fences_nothing(world: World) -> None:
+    """As an editor leaves it on a full disk: sh runs it with success."""
+    agent = world.agent(retries=0)
+    (world.folder / "fence-command").write_text("")
+    directory = world.request()
+    until_result(directory, "error")
+    agent.says("could not be fenced, cannot be run: it is no program")
 
 
 def test_the_command_is_told_whom_to_fence(world: World) -> None:
@@ -210,6 +219,22 @@ def test_a_corrected_device_is_the_one_that_proves(world: World) -> None:
     until_result(request, "error")
     assert fails.actions()[0] == "off"
     assert not world.remembers(rid(1))
+
+
+def test_a_corrected_login_is_another_device(world: World) -> None:
+    """Its plug of that name may be another host's. Times say nothing of that."""
+    fake = Fake(world.folder / "device")
+    begin = f"[node1]\naddress = 10.0.0.11\nagent = {fake.agent}\nip = a\nplug = vm1\n"
+    path = world.folder / "hosts"
+
+    def digest(text: str) -> str:
+        path.write_text(begin + text)
+        [host] = read_hosts(str(path))
+        return host.digest
+
+    assert digest("") == digest("power_wait = 3\nstonith_status_sleep = 2\n")
+    texts = ("", "username = alice\n", "username = bob\n", "api_token_file = /a\n")
+    assert len({digest(text) for text in texts}) == len(texts)
 
 
 def test_a_record_counts_only_for_the_devices_that_proved_it(world: World) -> None:

@@ -7,6 +7,7 @@ there is one, and whatever the file exports is in the environment of the fence c
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -94,7 +95,10 @@ class UnreadConfigurationError(ConfigurationError):
 
 
 # Why a file cannot be opened until a person mends that. Other errors pass: no memory, no free file.
-LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+LASTING = (
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ async def read(path: str, say: Callable[[str], None]) -> Configuration:
             text = file.read()
     except OSError as error:
         what = f"the configuration cannot be read: {error.strerror}"
-        if not isinstance(error, LASTING):
+        if error.errno not in LASTING:
             raise UnreadConfigurationError(path, None, what) from error
         raise ConfigurationError(
             path, None, f"{what}; write it, or name another with {PATH_VARIABLE}"
@@ -342,7 +346,7 @@ class _Values:
             return read_hosts(path) if path else Hosts()
         except HostsError as error:
             cause = error.__cause__
-            passes = isinstance(cause, OSError) and not isinstance(cause, LASTING)
+            passes = isinstance(cause, OSError) and cause.errno not in LASTING
             kind = UnreadConfigurationError if passes else ConfigurationError
             raise kind(path, error.line, error.what) from error
 
@@ -360,6 +364,14 @@ class _Values:
         path = self._given.get(name, "")
         if path and not (os.path.isfile(path) and os.access(path, os.X_OK)):
             raise self.wrong(name, f"is not an executable file: {path}")
+        if path:
+            try:
+                process.check_program(path)
+            except OSError as error:
+                if error.errno == errno.ENOEXEC:
+                    raise self.wrong(name, f"names {path}, but {error.strerror}") from error
+                what = f"{path} cannot be read: {error.strerror}"
+                raise UnreadConfigurationError(self._path, None, what) from error
         return path
 
     def metrics(self, name: str) -> str:

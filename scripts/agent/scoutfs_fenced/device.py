@@ -377,6 +377,12 @@ def find_agent(device: Device) -> str:
             f"there is no fence agent {device.agent}; install the package that has it, "
             "or name another by its whole path",
         )
+    try:
+        process.check_program(found)
+    except OSError as error:
+        raise Unusable(
+            device, device.agent_line, f"{found} cannot be run: {error.strerror}"
+        ) from error
     return found
 
 

@@ -129,7 +129,11 @@ def _failed(task: asyncio.Future[Metadata]) -> bool:
 
 async def _ask(agent: str, environment: Mapping[str, str]) -> Metadata:
     said: list[str] = []
-    with os.fdopen(os.memfd_create("metadata"), "rb") as answer:
+    try:
+        file_in_memory = os.memfd_create("metadata")
+    except OSError as error:
+        raise MetadataError(f"it cannot be run: {error.strerror}") from error
+    with os.fdopen(file_in_memory, "rb") as answer:
         file = f"/proc/{os.getpid()}/fd/{answer.fileno()}"
         # Its standard error must not get into the XML.
         ending = await process.run(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import functools
 import itertools
 import os
@@ -165,6 +166,18 @@ def _start(
     """
     setsid = shutil.which("setsid", path="/usr/bin:/bin") or "/usr/bin/setsid"
     return family.start([setsid, *command], environment, files)
+
+
+def check_program(path: str) -> None:
+    """Raises OSError unless the kernel can run the file by itself.
+
+    execvp(3) has sh run any other, as a script: an empty one succeeds, and one for bash may do so
+    without having done anything.
+    """
+    with open(path, "rb") as file:
+        begin = file.read(4)
+    if begin[:2] != b"#!" and begin != b"\x7fELF":
+        raise OSError(errno.ENOEXEC, "it is no program, and no script that begins with #!", path)
 
 
 def shell() -> str:
