@@ -459,3 +459,32 @@ def test_a_result_that_cannot_be_written_yet_is_written_later(
     assert len(failed) == 2
     assert result(Path(world.sysfs, DIRECTORY)) == "fenced"
     assert len(world.recorded()) == 1
+
+
+def test_a_result_that_is_written_later_needs_no_slot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is known to be fenced does not wait until another host is."""
+    first = world.request(rid(2), address="10.0.0.2", mount="scoutfs/1")
+    real, failed = os.pwrite, list[int]()
+
+    def fail_once(file: int, *rest: Any) -> Any:
+        name = os.readlink(f"/proc/self/fd/{file}")
+        if not failed and DIRECTORY in name:
+            failed.append(file)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return real(file, *rest)
+
+    async def act(server: Server) -> None:
+        server.scheduler._slots.set_count(1)
+        monkeypatch.setattr(os, "pwrite", fail_once)
+        await server.discovery.scan()
+        await until(world.recorded)
+        server.records.add_fenced("00c0ffee00000001", "10.1.2.3", "", "somehow")
+        second = world.request()
+        await server.discovery.scan()
+        await until(lambda: result(second) == "fenced")
+        assert failed
+        assert result(first) == ""
+
+    serve(world, "echo x >>record; sleep 3", act)

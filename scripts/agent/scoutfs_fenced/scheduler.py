@@ -436,6 +436,8 @@ class Scheduler:
         self._answer(served, False, how, since)
 
     def _answer(self, served: ServedRequest, fenced: bool, how: str, since: float | None) -> None:
+        if served.state == "done":
+            return
         now = time.monotonic()
         duration = f"{now - (served.found if since is None else since):.3f}"
         served.result = how
@@ -459,12 +461,15 @@ class Scheduler:
             if lost:
                 served.log(f"{ending}, but {lost}", level=log.WARNING, duration=duration)
             else:
-                # Such as too many open files. If it is fenced, the record answers it later.
+                # Such as too many open files. No attempt is needed, only another try to write it.
                 served.log(
                     f"{ending}, but no answer can be written: {error.strerror}", level=log.ERROR
                 )
-                served.not_before = now + self._pause()
+                served.not_before = served.answer_by
                 if now < served.answer_by:
+                    asyncio.get_running_loop().call_later(
+                        self._pause(), self._answer, served, fenced, how, since
+                    )
                     return
         else:
             outcome = "fenced" if fenced else "failed"
@@ -520,7 +525,7 @@ class Scheduler:
         if served.state == "done":
             return
         served.timer = None
-        if not self._is_open(served):
+        if not self._is_open(served) or self._answer_known(served, self._look()):
             return
         attempt = served.attempt()
         other = served.fencing.attempt if served.fencing is not None else None

@@ -2,7 +2,8 @@
 """Runs what may block, such as writing a file, in a thread.
 
 An executor waits for its threads when the process ends. One that hangs on a disk would keep the
-process, and so the single-instance lock, until systemd kills it.
+process, and so the single-instance lock, until systemd kills it. Only a thread in uninterruptible
+sleep still does.
 """
 
 from __future__ import annotations

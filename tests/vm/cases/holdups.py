@@ -165,7 +165,8 @@ def a_remove_uevent_is_sent_after_the_removal(case: Case) -> None:
             equal([told.action for told in listener.next(1)], ["add"])
             with removal_held(mount, request):
                 removing = mount.background(function).until_blocked()
-                equal([told.action for told in listener.events(0.3)], [], f"during {function}")
+                early = [told.action for told in listener.events(0.3 * kernel.PATIENCE)]
+                equal(early, [], f"during {function}")
                 removing.stays_blocked()
             equal(removing.answer(), 0)
             equal([told.action for told in listener.next(1)], ["remove"], f"after {function}")
