@@ -167,7 +167,7 @@ class Device:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The fence agent and its parameters, except times: what was seen of a device holds for these.
+        """The fence agent and its parameters, except times: a proof holds as long as these stay.
 
         Logins count, as a plug of that name may be another host's in another account.
         """
