@@ -121,16 +121,23 @@ def test_a_command_that_cannot_be_started() -> None:
     assert len(os.listdir("/proc/self/fd")) == files, "no file stays open"
 
 
-def test_what_the_kernel_cannot_run_is_no_program(tmp_path: Path) -> None:
-    """With such a file execvp(3) calls sh, which may succeed without doing anything."""
+def test_a_script_without_a_first_line_is_run_by_the_shell(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("[[ $1 == 'two words' ]] && exit 7\n")
+    script.chmod(0o755)
+    arguments = [str(script), "two words"]
+    ending = asyncio.run(process.run_file(arguments, environment={}, limit=9, say=print))
+    assert ending == Ending(status=7)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\n \n", "\x7fEL\0", "echo\0"])
+def test_what_is_no_program_is_not_run(tmp_path: Path, text: str) -> None:
+    """Shells run an empty file with success."""
     file = tmp_path / "file"
-    for text in ("", "\n", "#", "[[ $1 == off ]] && exit 1\n", " #!/bin/bash\n", "\x7fEL"):
-        file.write_text(text)
-        with pytest.raises(OSError, match="no script that begins with #!"):
-            process.check_program(str(file))
-    file.write_text("#!/bin/bash\n")
-    process.check_program(str(file))
-    process.check_program("/bin/true")
+    file.write_text(text)
+    file.chmod(0o755)
+    ending = asyncio.run(process.run_file([str(file)], environment={}, limit=9, say=print))
+    assert str(ending) == "cannot be run: it is neither a program nor a script"
 
 
 @pytest.fixture

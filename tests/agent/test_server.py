@@ -53,7 +53,7 @@ def test_an_emptied_command_fences_nothing(world: World) -> None:
     (world.folder / "fence-command").write_text("")
     directory = world.request()
     until_result(directory, "error")
-    agent.says("could not be fenced, cannot be run: it is no program")
+    agent.says("could not be fenced, cannot be run: it is neither a program nor a script")
 
 
 def test_the_command_is_told_whom_to_fence(world: World) -> None:

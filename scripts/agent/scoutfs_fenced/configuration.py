@@ -366,7 +366,7 @@ class _Values:
             raise self.wrong(name, f"is not an executable file: {path}")
         if path:
             try:
-                process.check_program(path)
+                process.interpreter(path)
             except OSError as error:
                 if error.errno == errno.ENOEXEC:
                     raise self.wrong(name, f"names {path}, but {error.strerror}") from error

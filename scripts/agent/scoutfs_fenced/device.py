@@ -378,11 +378,12 @@ def find_agent(device: Device) -> str:
             "or name another by its whole path",
         )
     try:
-        process.check_program(found)
+        # A shell's own exit status may be 2.
+        why = "it has no #! line" if process.interpreter(found) else ""
     except OSError as error:
-        raise Unusable(
-            device, device.agent_line, f"{found} cannot be run: {error.strerror}"
-        ) from error
+        why = error.strerror or str(error)
+    if why:
+        raise Unusable(device, device.agent_line, f"{found} cannot be run: {why}")
     return found
 
 

@@ -12,7 +12,6 @@ What proves that a mount can no longer write:
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -25,7 +24,6 @@ from scoutfs_fenced.devices import Devices
 from scoutfs_fenced.hosts import Host
 from scoutfs_fenced.levels import LevelsError, Proof, fence_host
 from scoutfs_fenced.request import Request
-from scoutfs_fenced.thread import in_thread
 
 # Set by systemd for the agent, not for its commands.
 NOT_FOR_COMMANDS = (
@@ -115,14 +113,7 @@ async def run_attempt(
         )
     limit = max(0.0, end - time.monotonic())
     step(f"running {settings.command[0]}, for up to {limit:.3f} s")
-    try:
-        # It may have been emptied since the configuration was read.
-        await asyncio.wait_for(in_thread(process.check_program, settings.command[0]), limit)
-    except asyncio.TimeoutError:
-        raise AttemptError("it cannot be read in time") from None
-    except OSError as error:
-        raise AttemptError(f"cannot be run: {error.strerror}") from error
-    ending = await process.run(
+    ending = await process.run_file(
         settings.command,
         environment=environment,
         limit=limit,

@@ -77,7 +77,7 @@ class Hook:
         given["SCOUTFS_FENCED_EVENT_TIME"] = f"{event.time:.3f}"
         for name, value in event.fields.items():
             given[f"SCOUTFS_FENCED_EVENT_{name.upper()}"] = value
-        ending = await process.run(
+        ending = await process.run_file(
             [settings.hook, event.kind],
             environment=given,
             limit=SECONDS,

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Callable, Protocol
 
 from scoutfs_fenced import cgroup
+from scoutfs_fenced.thread import in_thread
 
 # Seconds between SIGTERM and SIGKILL, and for the kernel to carry out the latter.
 GRACE = 1.0
@@ -118,6 +119,23 @@ async def run(
         output.ended(by_itself)
 
 
+async def run_file(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    limit: float,
+    say: Callable[[str], None],
+) -> Ending:
+    """Like run(), for an administrator's program, which may have changed since it was named."""
+    try:
+        before = await asyncio.wait_for(in_thread(interpreter, command[0]), limit)
+    except asyncio.TimeoutError:
+        return Ending(over_limit=limit)
+    except OSError as error:
+        return Ending(not_started=error.strerror or str(error))
+    return await run([*before, *command], environment=environment, limit=limit, say=say)
+
+
 async def run_on(
     files: Files, command: Sequence[str], *, environment: Mapping[str, str], limit: float
 ) -> Ending:
@@ -168,16 +186,19 @@ def _start(
     return family.start([setsid, *command], environment, files)
 
 
-def check_program(path: str) -> None:
-    """Raises OSError unless the kernel can run the file by itself.
+def interpreter(path: str) -> list[str]:
+    """What an executable file is run by: nothing if the kernel can, or else the shell.
 
-    execvp(3) has sh run any other, as a script: an empty one succeeds, and one for bash may do so
-    without having done anything.
+    So a script without a #! line is run as by a shell script that calls it; execvp(3) would take
+    sh. Raises OSError for anything else, such as an emptied script, which shells run with success.
     """
     with open(path, "rb") as file:
-        begin = file.read(4)
-    if begin[:2] != b"#!" and begin != b"\x7fELF":
-        raise OSError(errno.ENOEXEC, "it is no program, and no script that begins with #!", path)
+        begin = file.read(LONGEST_LINE)
+    if begin[:2] == b"#!" or begin[:4] == b"\x7fELF":
+        return []
+    if not begin.strip() or b"\0" in begin:
+        raise OSError(errno.ENOEXEC, "it is neither a program nor a script", path)
+    return [shell()]
 
 
 def shell() -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs what may block, such as writing a file, in a thread.
+"""Runs what may block, such as reading or writing a file, in a thread.
 
 An executor waits for its threads when the process ends. One that hangs on a disk would keep the
 process, and so the single-instance lock, until systemd kills it. Only a thread in uninterruptible
@@ -12,34 +12,36 @@ import asyncio
 import errno
 import threading
 from contextlib import suppress
-from typing import Callable
+from typing import Callable, TypeVar
+
+Result = TypeVar("Result")
 
 
-async def in_thread(work: Callable[..., None], *arguments: object) -> None:
-    """Calls `work` in a thread of its own; raises what that raises, or OSError without a thread."""
+async def in_thread(work: Callable[..., Result], *arguments: object) -> Result:
+    """Calls `work` in a thread of its own; returns or raises what that does.
+
+    Raises OSError if there can be no thread.
+    """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
+    ended: asyncio.Future[Result] = loop.create_future()
 
-    def end(error: Exception | None) -> None:
-        if ended.cancelled():
-            return
-        if error is None:
-            ended.set_result(None)
-        else:
-            ended.set_exception(error)
+    def unless_cancelled(end: Callable[..., None], outcome: Result | Exception) -> None:
+        if not ended.cancelled():
+            end(outcome)
 
     def run() -> None:
-        failure = None
+        end: Callable[..., None]
+        outcome: Result | Exception
         try:
-            work(*arguments)
+            end, outcome = ended.set_result, work(*arguments)
         except Exception as error:
-            failure = error
+            end, outcome = ended.set_exception, error
         # The loop may be closed by now.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(end, failure)
+            loop.call_soon_threadsafe(unless_cancelled, end, outcome)
 
     try:
         threading.Thread(target=run, daemon=True).start()
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, str(error)) from error
-    await ended
+    return await ended
