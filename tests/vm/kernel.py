@@ -47,8 +47,11 @@ def _loop_ms() -> float:
     return min(once() for _ in range(5))
 
 
-# Factor by which time limits are extended: how much slower the kernel and the machine are.
-PATIENCE = (4 if INSTRUMENTED else 1) * max(1, round(_loop_ms() / USUAL_LOOP_MS))
+# Factor by which tight limits are extended: how much slower the kernel and the machine are.
+SLOWNESS = (4 if INSTRUMENTED else 1) * max(1.0, _loop_ms() / USUAL_LOOP_MS)
+
+# The same in whole numbers, for all other limits.
+PATIENCE = round(SLOWNESS)
 
 # The module's own default, and what cases use that set no timeout_ms: none of their requests may
 # time out while a slow guest is still on its way to serve it.
