@@ -136,6 +136,19 @@ def unsafe_elsewhere_does_not_compile(kdir: Path) -> None:
             raise CaseFailed(f"nothing about {name}.rs in: {output[-2000:]}")
 
 
+@case
+def every_planted_fault_has_its_place(kdir: Path) -> None:
+    """The text that each instrument replaces is in the sources once."""
+    # tests/run has made its folder known.
+    import instruments
+
+    for instrument in instruments.ALL.values():
+        if instrument.change:
+            with tempfile.TemporaryDirectory() as folder:
+                variants.copy_sources(Path(folder))
+                instrument.change.apply(Path(folder))
+
+
 # What C would take for the work item is a pointer to one.
 WORK_BEHIND_A_POINTER = """
 struct Wrong {

@@ -327,8 +327,9 @@ def arithmetic_overflow(case: Case) -> None:
     option="CONFIG_DEBUG_KMEMLEAK",
     change=Change(
         "src/mount.rs",
-        "        request.remove_directory();\n        Ok(())\n",
-        "        request.remove_directory();\n        mem::forget(request);\n        Ok(())\n",
+        "        Self::remove_directory(this, &request, Removal::Freed);\n",
+        "        Self::remove_directory(this, &request, Removal::Freed);\n"
+        "        mem::forget(request);\n",
     ),
 )
 def leak(case: Case) -> None:
