@@ -487,4 +487,4 @@ def test_a_result_that_is_written_later_needs_no_slot(
         assert failed
         assert result(first) == ""
 
-    serve(world, "echo x >>record; sleep 3", act)
+    serve(world, "echo x >>record; sleep 6", act)
