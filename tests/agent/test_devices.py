@@ -217,16 +217,22 @@ def test_status_tells_of_devices_and_of_a_reload_that_was_refused(world: World, 
     until(lambda: world.status()["devices"][0]["well"], "the device is well")
 
 
+def hosts_that_let_in(world: World, fake: Fake, address: str) -> Path:
+    """A hosts file with this host and another one, at this address, for a device with `on`."""
+    hosts = hosts_file(world, fake, "unfence = yes\nplug = 1\n", address="127.0.0.1")
+    with hosts.open("a") as file:
+        file.write(
+            f"[node2]\naddress = {address}\nagent = {fake.agent}\nip = 10.0.9.11\n"
+            "unfence = yes\nplug = 2\n"
+        )
+    return hosts
+
+
 def test_own_host_is_let_in_at_the_start(world: World, fake: Fake) -> None:
     """Before serving, the agent lets in its own host only, and only if nothing is mounted."""
     fake.says('automatic="0"', 'automatic="1"')
     fake.does("on", "touch in").does("status", "[ -e in ] && exit 0; exit 2")
-    hosts = hosts_file(world, fake, "unfence = yes\nplug = 1\n", address="127.0.0.1")
-    with hosts.open("a") as file:
-        file.write(
-            f"[node2]\naddress = 10.0.0.12\nagent = {fake.agent}\nip = 10.0.9.11\n"
-            "unfence = yes\nplug = 2\n"
-        )
+    hosts = hosts_that_let_in(world, fake, "10.0.0.12")
     agent = world.agent(hosts=hosts, monitor=0)
     assert agent.lines("node1 level 1 by fence_it: this host is let in now")
     assert fake.actions() == ["status", "on", "status"]
@@ -237,12 +243,7 @@ def test_no_host_is_let_in_whose_address_has_moved_here(world: World, fake: Fake
     """It may be fenced, and run: `on` would give it access again."""
     fake.says('automatic="0"', 'automatic="1"')
     fake.does("on", "touch in").does("status", "[ -e in ] && exit 0; exit 2")
-    hosts = hosts_file(world, fake, "unfence = yes\nplug = 1\n", address="127.0.0.1")
-    with hosts.open("a") as file:
-        file.write(
-            f"[node2]\naddress = 127.0.0.2\nagent = {fake.agent}\nip = 10.0.9.11\n"
-            "unfence = yes\nplug = 2\n"
-        )
+    hosts = hosts_that_let_in(world, fake, "127.0.0.2")
     agent = world.agent(hosts=hosts, monitor=0)
     assert "on" not in fake.actions()
     agent.signal(signal.SIGHUP)

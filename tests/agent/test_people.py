@@ -197,7 +197,7 @@ def test_ack_of_what_is_answered_says_so(world: World, name: str) -> None:
     status, output, error = run(world, "ack", RID, typed="10.0.0.1\n")
     assert status == 1
     assert "has been answered already" in error
-    assert "type" not in output, "nobody is asked"
+    assert "type" not in output, "it asks nothing"
 
 
 def test_ack_of_no_request_says_so(world: World) -> None:
@@ -218,7 +218,7 @@ def test_ack_of_a_mount_that_this_host_has_is_refused(
     typed = f"{'10.0.0.1' if pending else RID}\n"
     status, output, error = run(world, "ack", RID, *span, typed=typed)
     assert (status, f"this host has the mount with the rid {RID}" in error) == (1, True), error
-    assert "type" not in output, "nobody is asked"
+    assert "type" not in output, "it asks nothing"
     assert [result(each) for each in requests] == [""] * pending
     assert not (world.state / "acknowledgements").exists()
 

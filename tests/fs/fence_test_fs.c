@@ -407,8 +407,8 @@ static int call_held_uevents(struct super_block *sb, char **words, char *answer)
 }
 
 /*
- * Holds up the removal of a request's directory with a file in it whose readers
- * sleep: removal drains them, like any reader of the request's own files.
+ * Holds up the removal of a request's directory: adds a file that blocks its
+ * readers, which the removal drains like those of the request's own files.
  */
 static DECLARE_WAIT_QUEUE_HEAD(fence_test_readers_released);
 static unsigned long fence_test_readers_span;

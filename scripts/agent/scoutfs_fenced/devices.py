@@ -93,7 +93,7 @@ class Devices:
         # and why others could not.
         self._let_in: set[tuple[str, ...]] = set()
         self._shut_out: dict[tuple[str, ...], str] = {}
-        # Which host this is, as far as that is not known: a sentence that was logged.
+        # The last logged message that this agent's own host is not known.
         self._doubt = ""
         self._changed = asyncio.Event()
 

@@ -246,10 +246,10 @@ class Hosts:
             return None
 
     def having(self, own: AbstractSet[Address]) -> list[Host]:
-        """The hosts that have an address of the agent's host, whose addresses are `own`.
+        """The hosts with a loopback address, or one in `own`, the agent's host's addresses.
 
-        If there are several, none of them is known to be the agent's host: the addresses of the
-        others have moved there, by failover or by hand, and they may still run.
+        With several of them, the agent cannot tell which one is its own: the others' addresses have
+        moved to it, by failover or by hand, and those hosts may still run.
         """
         return [host for host in self._hosts if any(is_own(each, own) for each in host.addresses)]
 
@@ -457,7 +457,7 @@ class Reader:
                     given.line, f"'{word}' is not an IPv4 or IPv6 address, for {first.host}"
                 ) from None
             if address.is_unspecified or address.is_multicast:
-                # The kernel shows an unspecified one for all mounts whose address it does not know.
+                # The kernel shows 0.0.0.0 or :: for every mount with an unknown address.
                 raise HostsError(given.line, f"{word} is not the address of one host")
             if address in taken:
                 raise HostsError(
